@@ -1,0 +1,348 @@
+"""Making a container, up to an init that waits for ``start``: parse, plan, execute; after a failure nothing is left."""
+
+from __future__ import annotations
+
+import posix
+import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+
+from sysbox.errors import Failure, reason
+from sysbox.linux import _kernel as k
+from sysbox.linux import mountinfo
+from sysbox.oci import config as oci
+from sysbox.oci import seccomp
+from sysbox.runtime import cgroup, hooks, init, log, manager, plan, prepare, process, rootfs, shift, special, state
+from sysbox.wire import message as wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Undo = list[Callable[[], None]]
+
+CACHE = "/run/sysbox-runc-seccomp"
+NEEDS = (5, 12)  # the first kernel with mount_setattr(2) and id-mapped mounts
+NS = {"mount": "mnt", "network": "net"}  # the others are named in /proc/self/ns as in the OCI spec
+
+
+def create(root: str, name: str, options: dict[str, Any], console: int = -1, terminal: Callable[[], int] | None = None) -> dict[str, Any]:
+    """Create a container; returns its state, of which ``pid`` is the init that waits. Raises Failure, OSError.
+
+    ``console``: a connected socket that takes the terminal's master, -1 when there is none; ``terminal`` makes one if one is needed.
+    """
+    posix.umask(0)  # modes here are meant as they are written
+    bundle = options.get("bundle") or posix.getcwd()
+    bundle = plan.clean(bundle if bundle.startswith("/") else f"{posix.getcwd()}/{bundle}")
+    config = oci.read(f"{bundle}/config.json")
+    wanted = plan.make(config, name, bundle)
+    process.check(wanted["process"], "$.process")
+    for line in plan.describe(wanted) if log.debugging() else ():
+        log.debug(f"plan: {line}")
+    if not options.get("no-kernel-check"):
+        check_kernel()
+    if terminal and wanted["process"].get("terminal"):
+        console = terminal()
+    if wanted["process"].get("terminal") and console < 0:
+        raise Failure(1023, "$.process.terminal is true, but there is no console socket", "--console-socket PATH, or terminal: false")
+    if console >= 0 and not wanted["process"].get("terminal"):
+        raise Failure(1023, "there is a console socket, but $.process.terminal is false", "leave --console-socket out")
+    program = seccomp.load(wanted["seccomp"], CACHE)
+    directory = state.make(root, name)
+    undo: Undo = [lambda: state.discard(root, name, directory)]
+    try:
+        return _execute(wanted, options, directory, undo, program, console)
+    except BaseException:
+        for step in reversed(undo):
+            try:
+                step()
+            except (OSError, Failure) as error:
+                log.warning(f"after a failure: {reason(error) if isinstance(error, OSError) else error}")
+        raise
+    finally:
+        posix.close(directory)
+
+
+def check_kernel() -> None:
+    """Raise Failure 1016 for a kernel that cannot do this."""
+    release = posix.uname().release
+    numbers = release.split("-")[0].split(".")
+    try:
+        version = (int(numbers[0]), int(numbers[1]))
+    except (ValueError, IndexError):
+        return
+    if version < NEEDS:
+        raise Failure(1016, f"kernel {release} is too old", f"Linux {NEEDS[0]}.{NEEDS[1]} or newer")
+    for path, cause in (
+        ("/proc/sys/user/max_user_namespaces", "user namespaces are switched off"),
+        ("/proc/sys/kernel/unprivileged_userns_clone", "user namespaces are switched off for containers"),
+    ):
+        try:
+            fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        except OSError:
+            continue
+        value = posix.read(fd, 16).strip()
+        posix.close(fd)
+        if value == b"0":
+            raise Failure(1016, f"{cause} ({path} is 0)", f"echo {'65536' if 'max' in path else '1'} > {path}")
+
+
+def _execute(
+    wanted: dict[str, Any], options: dict[str, Any], directory: int, undo: Undo, program: tuple[int, bytes] | None, console: int
+) -> dict[str, Any]:
+    lines = mountinfo.read()
+    groups = cgroup.place(lines, wanted["cgroup"])
+    request = {
+        "op": "create",
+        "id": wanted["id"],
+        "root": options["root"],
+        "ids": None if wanted["ids"] is None else dict(zip(("uid", "gid", "size"), wanted["ids"], strict=True)),
+        "netns": _netns(wanted["namespaces"]["network"]),
+        "exclusive": special.exclusive(wanted["mounts"]),
+    }
+    connection = manager.ask(request)
+    undo.append(connection.close)
+    now = _record(wanted, groups)
+    state.save(directory, now)  # so that delete finds everything even if we are killed from here on
+    made = cgroup.make(groups)
+    undo.append(lambda: cgroup.remove(made))
+    cgroup.limit(groups, wanted["resources"])
+    reply, fds = manager.answer(connection)
+    ids = shift.Ids(reply["uid"], reply["gid"], reply["size"], fds[0])
+    if reply.get("userns") and not wanted["namespaces"]["user"]:
+        wanted["namespaces"]["user"] = reply["userns"]
+    notes = rootfs.examine(plan.clean(wanted["root"]), lines, ids, mapped=wanted["ids"] is not None)
+    undo += [lambda: special.tidy(notes), lambda: rootfs.restore(notes)]
+    now.update(ids=[ids.uid, ids.gid, ids.size], rootfs=notes)
+    state.save(directory, now)
+    if program:
+        state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
+    extra = special.prepare(notes, wanted["mounts"], ids, lines)
+    mount = rootfs.prepare(notes, lines, ids)
+    if notes["how"] == "chown":
+        state.save(directory, now)
+        log.warning(f"the root filesystem was chowned, because {notes['cause']}")
+    job: dict[str, Any] = {
+        "plan": wanted,
+        "rootfs": mount,
+        "steps": prepare.steps(wanted, extra, ids, lines),
+        "console": console,
+        "seccomp": program,
+        "keyring": "" if options.get("no-new-keyring") else f"_ses.{wanted['id']}",
+        "listen_fds": _listen_fds(),
+        "state": state.oci(options["root"], now, "creating"),
+    }
+    for path in wanted.get("unshifted", ()):
+        log.debug(f"cannot be id-mapped, its owners show as nobody: {path}")
+    job["preserve"] = int(options.get("preserve-fds") or 0) + job["listen_fds"]
+    job["leaf"] = -1
+    cgroup.give(groups, ids.uid, ids.gid)
+    job["doors"], v2 = cgroup.doors(groups)
+    if not groups["v1"]:
+        job["leaf"] = posix.open(f"{groups['v2']}/{cgroup.LEAF}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
+    job["listener"] = _listen(directory)
+    channel, job["channel"] = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    pid, pidfd = _clone(wanted, job, v2)
+    undo.append(lambda: _end(pid, pidfd))
+    job["channel"].close()
+    job["listener"].close()
+    for fd in (*job["doors"], *(fd for fd in (v2, job["leaf"]) if fd >= 0), *(fd for _, _, fd, _, _ in job["steps"] if fd >= 0)):
+        posix.close(fd)
+    if not wanted["namespaces"]["user"]:
+        for file, first in (("uid_map", ids.uid), ("gid_map", ids.gid)):
+            cgroup.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
+    _stdio(wanted["process"], ids)
+    wire.send(channel, {"do": "set up"})
+    _hear(channel, "mounted", pid, pidfd)
+    now["pid"] = pid
+    told = {**job["state"], "pid": pid}
+    for kind in ("prestart", "createRuntime"):
+        hooks.run(kind, wanted["hooks"].get(kind), told)
+    _sysctls(wanted["sysctl"], pidfd)
+    wire.send(channel, {"do": "pivot"})
+    _hear(channel, "ready", pid, pidfd)
+    process.from_outside(pid, wanted["process"])
+    posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host
+    now["starttime"] = state.starttime(pid)
+    _commit(connection, now, notes, mount)
+    posix.close(mount)
+    posix.close(ids.userns)
+    if options.get("pid-file"):
+        state.write_pid(options["pid-file"], pid)
+    state.save(directory, now)
+    wire.send(channel, {"do": "wait"})
+    channel.close()
+    connection.close()
+    posix.close(pidfd)
+    return now
+
+
+def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
+    """Return what state.json keeps of a plan."""
+    return {
+        "version": wanted["version"],
+        "id": wanted["id"],
+        "pid": 0,
+        "starttime": 0,
+        "bundle": wanted["bundle"],
+        "created": time.time(),
+        "annotations": wanted["annotations"],
+        "ids": [],
+        "cgroup": groups,
+        "rootfs": {},
+        "hooks": {kind: wanted["hooks"].get(kind) or [] for kind in ("poststart", "poststop")},
+        "process": wanted["process"],
+        "domain": (wanted["personality"] or {}).get("domain") or "",
+        "knobs": wanted["knobs"],
+    }
+
+
+def _netns(path: str) -> list[int] | None:
+    if not path:
+        return None
+    stat = posix.stat(path)
+    return [stat.st_dev, stat.st_ino]
+
+
+def _listen_fds() -> int:
+    """Count the descriptors that a service manager handed us: sd_listen_fds(3)."""
+    count = posix.environ.get(b"LISTEN_FDS", b"")
+    return int(count) if count.isdigit() else 0
+
+
+def _listen(directory: int) -> socket:
+    """Listen where ``start`` will connect. The path by /proc keeps within the 107 bytes of unix(7)."""
+    listener = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    listener.bind(f"/proc/self/fd/{directory}/start.sock")
+    listener.listen(1)
+    return listener
+
+
+def _clone(wanted: dict[str, Any], job: dict[str, Any], v2: int) -> tuple[int, int]:
+    """Give birth to init in its new namespaces: (pid, pidfd)."""
+    paths = wanted["namespaces"]
+    joined = {kind: path for kind, path in paths.items() if path}
+    flags = 0
+    for kind, path in paths.items():
+        if not path and kind != "cgroup":
+            flags |= plan.CLONE[kind]
+    if joined or wanted["offsets"]:
+        return _clone_joined(joined, wanted["offsets"], job, flags, v2)
+    pid, pidfd = k.clone3(flags, v2) or (0, -1)
+    if not pid:
+        init.main(job)
+    return pid, pidfd
+
+
+def _clone_joined(joined: dict[str, str], offsets: dict[str, Any], job: dict[str, Any], flags: int, v2: int) -> tuple[int, int]:
+    """Join namespaces in a process in between, which then gives birth to init as our child."""
+    fds = {kind: posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC) for kind, path in joined.items()}
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+    between, between_fd = k.clone3(0, -1) or (0, -1)
+    if not between:
+        try:
+            for kind in ("network", "ipc", "uts", "time", "cgroup", "pid", "user"):  # the user namespace last: the others may be its elders'
+                if kind in fds:
+                    init.Step.name = f"join {kind} namespace {joined[kind]}"
+                    k.setns(fds[kind], plan.CLONE[kind])
+            if offsets:
+                init.Step.name = "set time offsets"
+                k.unshare(k.CLONE_NEWTIME)
+                flags &= ~k.CLONE_NEWTIME
+                text = "".join(f"{clock} {one.get('secs') or 0} {one.get('nanosecs') or 0}\n" for clock, one in offsets.items())
+                cgroup.write("/proc/self/timens_offsets", text)
+            init.Step.name = "clone init"
+            pid, pidfd = k.clone3(flags | k.CLONE_PARENT, v2) or (0, -1)
+            if not pid:
+                init.main(job)
+            wire.send(theirs, {"pid": pid}, [pidfd])
+        except BaseException as error:  # noqa: BLE001 - everything is told
+            init.report(theirs, error)
+        posix._exit(0)
+    theirs.close()
+    posix.close(between_fd)
+    for fd in fds.values():
+        posix.close(fd)
+    told, received = wire.receive(ours)
+    ours.close()
+    posix.waitpid(between, 0)
+    if "pid" not in told:
+        raise _failure(told.get("error"), "init was not born")
+    return told["pid"], received[0]
+
+
+def _end(pid: int, pidfd: int) -> None:
+    """Kill init, and with it everything in its pid namespace."""
+    try:
+        k.pidfd_send_signal(pidfd, 9)
+    except OSError:
+        pass  # it has ended by itself
+    posix.waitpid(pid, 0)
+    posix.close(pidfd)
+
+
+def _failure(error: dict[str, Any] | None, otherwise: str) -> Failure:
+    if error:
+        return Failure(error["code"], error["cause"], error["hint"])
+    return Failure(1020, otherwise, "see dmesg; perhaps the memory limit is too low")
+
+
+def _hear(channel: socket, word: str, pid: int, pidfd: int) -> None:
+    """Wait until init is at ``word``. Raises Failure: its own report, or how it ended without one."""
+    try:
+        told, _ = wire.receive(channel)
+    except OSError:
+        told = {}
+    if told.get("at") == word:
+        return
+    if told.get("error"):
+        raise _failure(told["error"], "")
+    ended = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOWAIT)
+    how = f"signal {ended.si_status}" if ended and ended.si_code != 1 else f"status {ended.si_status if ended else '?'}"
+    raise _failure(None, f"init (pid {pid}) ended by {how} before it was {word}")
+
+
+def _stdio(process_: dict[str, Any], ids: shift.Ids) -> None:
+    """Give pipes and sockets that the container inherits to its user, who may open them anew as /dev/stdout."""
+    if process_.get("terminal"):
+        return
+    uid = ids.uid + ((process_.get("user") or {}).get("uid") or 0)
+    for fd in range(3):
+        try:
+            if posix.fstat(fd).st_mode & 0o170000 in (0o010000, 0o140000):
+                posix.fchown(fd, uid, -1)
+        except OSError:
+            continue  # closed, or a file system without owners
+
+
+def _sysctls(wanted: dict[str, str], pidfd: int) -> None:
+    """Write sysctls of the container's network, IPC and UTS namespaces, as root of the host: some take ids that only it has."""
+    if not wanted:
+        return
+    kinds = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS))
+    home = [(posix.open(f"/proc/self/ns/{kind}", posix.O_RDONLY | posix.O_CLOEXEC), flag) for kind, flag in kinds]
+    try:
+        k.setns(pidfd, k.CLONE_NEWNET | k.CLONE_NEWIPC | k.CLONE_NEWUTS)
+        for path, value in wanted.items():
+            try:
+                cgroup.write(f"/proc/sys/{path}", value)
+            except OSError as error:
+                name = path.replace("/", ".")
+                raise Failure(1017, f"cannot set sysctl {name} to {value!r}: {reason(error)}", "a name and value that sysctl(8) takes") from error
+    finally:
+        for fd, flag in home:
+            k.setns(fd, flag)
+            posix.close(fd)
+
+
+def _commit(connection: socket, now: dict[str, Any], notes: dict[str, Any], mount: int) -> None:
+    """Tell the manager that the container lives."""
+    netns = posix.stat(f"/proc/{now['pid']}/ns/net")
+    message = {"op": "commit", "pid": now["pid"], "starttime": now["starttime"], "netns": [netns.st_dev, netns.st_ino], "rootfs": notes.get("merged")}
+    fds = []
+    if notes.get("merged"):
+        fds = [mount, posix.open(notes["merged"], posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)]
+    manager.tell(connection, message, fds)
+    for fd in fds[1:]:
+        posix.close(fd)
+    manager.answer(connection)

@@ -1,0 +1,143 @@
+"""Directories in which inner container engines stack overlays: these need a real file system, so they are bound from the upper layer.
+
+An overlay cannot be the upper layer of another one; the directory on disk that holds the container's upper layer can.
+"""
+
+from __future__ import annotations
+
+import posix
+from errno import EEXIST, ELOOP, ENOENT, ENOTDIR
+
+from sysbox.errors import Failure, reason
+from sysbox.linux import _kernel as k
+from sysbox.runtime import shift
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# path -> mode to make it with, None: only if the image has it
+DIRECTORIES = {
+    "/var/lib/docker": 0o710,
+    "/var/lib/containerd": None,
+    "/var/lib/buildkit": None,
+    "/var/lib/kubelet": None,
+    "/var/lib/rancher": None,
+    "/var/lib/k0s": None,
+}
+O_DIR = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC
+
+
+def exclusive(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List sources that one container at a time may have: what the user mounts at a special directory. Raises Failure 1031."""
+    found = []
+    for mount in mounts:
+        if mount["kind"] == "bind" and mount["dest"] in DIRECTORIES:
+            try:
+                stat = posix.stat(mount["source"])
+            except OSError as error:
+                raise Failure(1033, f"cannot mount {mount['source']}: {reason(error)}", "name a source that exists") from error
+            found.append({"source": mount["source"], "dest": mount["dest"], "dev": stat.st_dev, "ino": stat.st_ino})
+    return found
+
+
+def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids, lines: list[str]) -> list[tuple[str, int]]:
+    """Return (path inside, detached id-mapped mount) for special directories that nobody else provides. Raises Failure 1033.
+
+    Works on the first overlay (``notes["merged"]``), before the container's own is mounted.
+    """
+    if notes.get("how") != "overlay" or not notes.get("upper"):
+        return []
+    taken = {mount["dest"] for mount in mounts}
+    merged = posix.open(notes["merged"], O_DIR)
+    upper = posix.open(notes["upper"], O_DIR)
+    found: list[tuple[str, int]] = []
+    try:
+        for path, mode in DIRECTORIES.items():
+            if path in taken or any(path.startswith(dest.rstrip("/") + "/") for dest in taken):
+                continue
+            try:
+                fd = _one(merged, upper, notes, path, mode)
+            except OSError as error:
+                raise Failure(1033, f"cannot prepare {path}: {reason(error)}", f"mount a volume at {path}") from error
+            if fd >= 0:
+                found.append((path, fd))
+        for path, fd in found:
+            if shift.shift(fd, notes["upper"], ids, lines, recursive=False):
+                raise Failure(1033, f"cannot prepare {path}: its file system cannot be id-mapped", f"mount a volume at {path}")
+    except BaseException:
+        for _, fd in found:
+            posix.close(fd)
+        raise
+    finally:
+        posix.close(merged)
+        posix.close(upper)
+    return found
+
+
+def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | None) -> int:
+    """Clone one directory of the upper layer, made or copied up if need be; -1 if there is none."""
+    real = _make(merged, notes, path, mode)
+    if real is None:
+        return -1
+    try:
+        inner = k.openat2(upper, real, O_DIR, 0, k.RESOLVE_BENEATH | k.RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        if error.errno != ENOENT:
+            raise
+        source = f"{notes['merged']}/{real}"
+        if posix.listdir(source):
+            from sysbox.runtime import copyup
+
+            copyup.directory(notes["merged"], notes["upper"], real)
+        else:
+            posix.chmod(source, posix.stat(source).st_mode & 0o7777)  # any change makes the overlay copy a directory up
+        inner = k.openat2(upper, real, O_DIR, 0, k.RESOLVE_BENEATH | k.RESOLVE_NO_SYMLINKS)
+    try:
+        return shift.clone("", recursive=False, dfd=inner)
+    finally:
+        posix.close(inner)
+
+
+def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None) -> str | None:
+    """Make a directory in the container's root as it sees it; return its real path from there, None if it is not wanted or no directory."""
+    made = False
+    parts = path.strip("/").split("/")
+    for number in range(len(parts) if mode is not None else 0):
+        try:
+            parent = k.openat2(merged, "/" + "/".join(parts[:number]), O_DIR, 0, k.RESOLVE_IN_ROOT)
+        except OSError as error:
+            if error.errno in (ENOENT, ENOTDIR, ELOOP):
+                return None  # a symlink into nowhere, a file: the image wants something else there
+            raise
+        try:
+            posix.mkdir(parts[number], mode if number == len(parts) - 1 and mode else 0o755, dir_fd=parent)
+            made = True
+        except OSError as error:
+            if error.errno != EEXIST:
+                raise
+        finally:
+            posix.close(parent)
+    try:
+        fd = k.openat2(merged, path, O_DIR, 0, k.RESOLVE_IN_ROOT)
+    except OSError as error:
+        if error.errno in (ENOENT, ENOTDIR, ELOOP) and not made:
+            return None
+        raise
+    try:
+        root, real = (posix.readlink(f"/proc/self/fd/{one}") for one in (merged, fd))
+    finally:
+        posix.close(fd)
+    real = real[len(root.rstrip("/")) + 1 :]
+    if made:
+        notes.setdefault("made", []).append(real)
+    return real or None
+
+
+def tidy(notes: dict[str, Any]) -> None:
+    """Remove what was made for nothing, so that ``docker diff`` and ``commit`` do not show it."""
+    for path in notes.get("made") or ():
+        try:
+            posix.rmdir(f"{notes['upper']}/{path}")
+        except OSError:
+            continue  # it has content, or its layer is gone

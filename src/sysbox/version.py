@@ -1,0 +1,3 @@
+"""The version of all programs of the project."""
+
+VERSION = "0.1.0"
