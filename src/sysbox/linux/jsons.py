@@ -21,7 +21,7 @@ class _Rules:
     memo: dict[str, str] = {}  # noqa: RUF012 - the C scanner wants a plain attribute
 
 
-_scan = make_scanner(_Rules)
+_scan = make_scanner(_Rules)  # type: ignore[arg-type] # it only asks for attributes
 _SPACE = " \t\r\n"
 
 

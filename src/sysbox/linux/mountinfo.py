@@ -29,7 +29,7 @@ def plain(text: str) -> str:
     out = [head]
     for part in rest:
         code = part[:3]
-        if len(code) == 3 and all(digit in "01234567" for digit in code):  # noqa: PLR2004 - three octal digits
+        if len(code) == 3 and all(digit in "01234567" for digit in code):
             out.append(chr(int(code, 8)) + part[3:])
         else:
             out.append("\\" + part)
@@ -45,9 +45,8 @@ def at(lines: list[str], path: str) -> str | None:
     """Return the line of the topmost mount at exactly this path."""
     found = None
     for line in lines:
-        if f" {path} " in line or "\\" in line:
-            if point(line) == path:
-                found = line
+        if (f" {path} " in line or "\\" in line) and point(line) == path:
+            found = line
     return found
 
 

@@ -25,7 +25,7 @@ def read(path: str) -> dict[str, Any]:
     config = parse(slurp(path, "sysbox-runc spec, or --bundle DIR"), path)
     check(config, CONFIG, "$")
     version = config["ociVersion"].partition("-")[0].split(".")
-    if len(version) != 3 or not all(part.isdigit() for part in version):  # noqa: PLR2004 - major, minor, patch
+    if len(version) != 3 or not all(part.isdigit() for part in version):
         raise malformed("$.ociVersion", "a version such as 1.2.0", config["ociVersion"])
     if version[0] != "1":
         raise malformed("$.ociVersion", "a version 1.x of the specification", config["ociVersion"])
@@ -94,7 +94,7 @@ def knob(entry: str) -> tuple[str, Any]:
     name, value = parts[0], parts[-1]
     if name not in FLAGS and name != SKIP:
         raise Failure(1015, f"environment variable {name} is unknown", f"one of {', '.join(sorted(FLAGS | {SKIP}))}")
-    if len(parts) != 2:  # noqa: PLR2004 - the name and the value
+    if len(parts) != 2:
         raise Failure(1015, f"environment variable {name} has no value", f"{name}=VALUE")
     if name in FLAGS:
         if value not in ("TRUE", "FALSE"):
@@ -142,7 +142,7 @@ def namespaces(config: dict[str, Any]) -> dict[str, str]:
             raise malformed(f"{where}.path", "an absolute path", path)
         found[kind] = path
     for kind in WANTED:
-        if kind not in found or found[kind] and _is_ours(kind, found[kind]):
+        if kind not in found or (found[kind] and _is_ours(kind, found[kind])):
             raise Failure(
                 1012,
                 f"a system container cannot share the host's {kind} namespace, because it has a user namespace of its own",

@@ -95,7 +95,7 @@ def malformed(path: str, expected: str, value: object) -> Failure:
     from sysbox.linux.jsons import dumps
 
     got = dumps(value)
-    got = got if len(got) <= 60 else got[:57] + "..."  # noqa: PLR2004 - as much of it as fits a line
+    got = got if len(got) <= 60 else got[:57] + "..."
     return Failure(1011, f"config.json is malformed at {path}: expected {expected}, got {got}", "correct config.json")
 
 

@@ -241,7 +241,15 @@ def _clone_joined(joined: dict[str, str], offsets: dict[str, Any], job: dict[str
     between, between_fd = k.clone3(0, -1) or (0, -1)
     if not between:
         try:
-            for kind in ("network", "ipc", "uts", "time", "cgroup", "pid", "user"):  # the user namespace last: the others may be its elders'
+            for kind in (
+                "network",
+                "ipc",
+                "uts",
+                "time",
+                "cgroup",
+                "pid",
+                "user",
+            ):  # the user namespace last: the others may be its elders'
                 if kind in fds:
                     init.Step.name = f"join {kind} namespace {joined[kind]}"
                     k.setns(fds[kind], plan.CLONE[kind])
@@ -328,7 +336,9 @@ def _sysctls(wanted: dict[str, str], pidfd: int) -> None:
                 cgroup.write(f"/proc/sys/{path}", value)
             except OSError as error:
                 name = path.replace("/", ".")
-                raise Failure(1017, f"cannot set sysctl {name} to {value!r}: {reason(error)}", "a name and value that sysctl(8) takes") from error
+                raise Failure(
+                    1017, f"cannot set sysctl {name} to {value!r}: {reason(error)}", "a name and value that sysctl(8) takes"
+                ) from error
     finally:
         for fd, flag in home:
             k.setns(fd, flag)
@@ -338,7 +348,13 @@ def _sysctls(wanted: dict[str, str], pidfd: int) -> None:
 def _commit(connection: socket, now: dict[str, Any], notes: dict[str, Any], mount: int) -> None:
     """Tell the manager that the container lives."""
     netns = posix.stat(f"/proc/{now['pid']}/ns/net")
-    message = {"op": "commit", "pid": now["pid"], "starttime": now["starttime"], "netns": [netns.st_dev, netns.st_ino], "rootfs": notes.get("merged")}
+    message = {
+        "op": "commit",
+        "pid": now["pid"],
+        "starttime": now["starttime"],
+        "netns": [netns.st_dev, netns.st_ino],
+        "rootfs": notes.get("merged"),
+    }
     fds = []
     if notes.get("merged"):
         fds = [mount, posix.open(notes["merged"], posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)]

@@ -24,7 +24,7 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
     status = state.status(root, now)
     if status == "stopped":
         raise Failure(1008, f"cannot exec in container {name}: it is not running: it has stopped", "start a new one")
-    if status == "creating" or status == "paused" and not options.get("ignore-paused"):
+    if status == "creating" or (status == "paused" and not options.get("ignore-paused")):
         raise Failure(1008, f"cannot exec in container {name}: it is {status}", "resume it, or --ignore-paused")
     wanted = describe(now, args, options)
     process.check(wanted, "process")

@@ -1,4 +1,4 @@
-"""OCI hooks: programs run at points of a container's life, with its state on standard input (runtime.md, config.md "POSIX-platform Hooks")."""
+"""OCI hooks: programs run at points of a container's life, with its state on standard input (config.md, "POSIX-platform Hooks")."""
 
 from __future__ import annotations
 

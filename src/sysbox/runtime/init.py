@@ -6,12 +6,12 @@ over a socket where it is, and each failure with step, system call, path and err
 
 from __future__ import annotations
 
+import _signal
 import posix
 from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from errno import EACCES, EEXIST, EINVAL, ELOOP, ENOENT, ENOTDIR
 from fcntl import ioctl
 
-import _signal
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
 from sysbox.runtime import hooks, process
@@ -356,7 +356,7 @@ def _wait_for_start(listener: socket) -> socket:
     for number in (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP, _signal.SIGQUIT):
         _signal.signal(number, lambda number, _: posix._exit(128 + number))
     Step.name = "wait for start"
-    fd, _ = listener._accept()
+    fd, _ = listener._accept()  # type: ignore[attr-defined] # what socket.accept is made of
     listener.close()
     return socket(fileno=fd)
 
@@ -379,5 +379,3 @@ def _start(job: dict[str, Any]) -> NoReturn:
         honor_caps=bool(plan["knobs"].get("SYSBOX_HONOR_CAPS")),
         domain=(plan["personality"] or {}).get("domain") or "",
     )
-
-

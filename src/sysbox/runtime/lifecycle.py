@@ -16,10 +16,40 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SIGNALS = (
-    "HUP INT QUIT ILL TRAP ABRT BUS FPE KILL USR1 SEGV USR2 PIPE ALRM TERM STKFLT CHLD CONT STOP TSTP TTIN TTOU URG XCPU XFSZ VTALRM PROF "
-    "WINCH IO PWR SYS"
-).split()  # from 1 on: signal(7); alpha, mips and sparc differ and are no hosts of ours
+# from 1 on: signal(7); alpha, mips and sparc differ and are no hosts of ours
+SIGNALS = [
+    "HUP",
+    "INT",
+    "QUIT",
+    "ILL",
+    "TRAP",
+    "ABRT",
+    "BUS",
+    "FPE",
+    "KILL",
+    "USR1",
+    "SEGV",
+    "USR2",
+    "PIPE",
+    "ALRM",
+    "TERM",
+    "STKFLT",
+    "CHLD",
+    "CONT",
+    "STOP",
+    "TSTP",
+    "TTIN",
+    "TTOU",
+    "URG",
+    "XCPU",
+    "XFSZ",
+    "VTALRM",
+    "PROF",
+    "WINCH",
+    "IO",
+    "PWR",
+    "SYS",
+]
 ALIASES = {"IOT": 6, "POLL": 29, "CLD": 17, "RTMIN": 34, "RTMAX": 64}
 PATIENCE = 10000  # milliseconds in which a killed init must be gone
 
@@ -58,7 +88,9 @@ def started(directory: int, now: dict[str, Any]) -> None:
         with_init.connect(f"/proc/self/fd/{directory}/start.sock")
         said = with_init.recv(1 << 16)
     except OSError as error:
-        raise Failure(1008, f"cannot start container {now['id']}: its init is gone: {reason(error)}", "delete it, create it again") from error
+        raise Failure(
+            1008, f"cannot start container {now['id']}: its init is gone: {reason(error)}", "delete it, create it again"
+        ) from error
     finally:
         with_init.close()
     posix.unlink("start.sock", dir_fd=directory)
@@ -98,7 +130,7 @@ def kill(root: str, name: str, number: int, *, everyone: bool) -> None:
         if error.errno != ESRCH:
             raise
         raise not_running(name) from error
-    if number == 9 and cgroup.is_frozen(now["cgroup"]):  # noqa: PLR2004 - SIGKILL; the frozen do not die
+    if number == 9 and cgroup.is_frozen(now["cgroup"]):
         cgroup.freeze(now["cgroup"], frozen=False)
 
 
@@ -139,7 +171,7 @@ def delete(root: str, name: str, *, force: bool) -> None:
     try:
         directory = state.lock(root, name)
     except Failure as failure:
-        if force and failure.code == 1004:  # noqa: PLR2004 - what is not there need not be deleted
+        if force and failure.code == 1004:
             return
         raise
     try:
@@ -148,7 +180,16 @@ def delete(root: str, name: str, *, force: bool) -> None:
         except (Failure, ValueError):
             if not force:
                 raise
-            now = {"id": name, "pid": 0, "cgroup": {"v1": {}, "v2": ""}, "rootfs": {}, "hooks": {}, "bundle": "", "version": "", "annotations": {}}
+            now = {
+                "id": name,
+                "pid": 0,
+                "cgroup": {"v1": {}, "v2": ""},
+                "rootfs": {},
+                "hooks": {},
+                "bundle": "",
+                "version": "",
+                "annotations": {},
+            }
         status = state.status(root, now)
         if not force and status not in ("stopped", "created"):
             raise Failure(1008, f"cannot delete container {name}: it is {status}", "kill it first, or delete --force")
@@ -193,7 +234,9 @@ def _end(now: dict[str, Any], groups: dict[str, Any]) -> None:
         gone = poller.poll(PATIENCE)
         posix.close(pidfd)
         if not gone:
-            raise Failure(1008, f"init (pid {now['pid']}) of container {now['id']} does not die", "see what it waits for in /proc/PID/stack")
+            raise Failure(
+                1008, f"init (pid {now['pid']}) of container {now['id']} does not die", "see what it waits for in /proc/PID/stack"
+            )
 
 
 def describe(root: str, name: str) -> dict[str, Any]:

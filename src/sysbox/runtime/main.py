@@ -77,7 +77,7 @@ def _dispatch(command: str, options: dict[str, Any], argv: list[str]) -> int:
         raise Failure(1009, "--systemd-cgroup is not supported yet", "the cgroupfs driver: in Docker, native.cgroupdriver=cgroupfs")
     if posix.geteuid():
         raise Failure(1002, "only root can run system containers", f"sudo sysbox-runc {command} ...")
-    if command in ARGUMENTS and len(rest) != ARGUMENTS[command] or not rest and command != "list":
+    if (command in ARGUMENTS and len(rest) != ARGUMENTS[command]) or (not rest and command != "list"):
         raise Failure(1001, f"{command} takes {COMMANDS[command][0]}", f"sysbox-runc {command} --help")
     root = options.get("root") or ROOT
     if not root.startswith("/"):

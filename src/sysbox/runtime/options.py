@@ -54,7 +54,7 @@ def table(words: str) -> dict[str, tuple[str, str]]:
 
 
 def parse(argv: list[str], words: str, *, ordered: bool, where: str) -> tuple[dict[str, Any], list[str]]:
-    """Split arguments into options and the rest; ``ordered``: the rest begins with the first word that is no option. Raises Failure 1001."""
+    """Split arguments into options and the rest; ``ordered``: the rest begins with the first word that is none. Raises Failure 1001."""
     if words == "*":
         return {"help": True} if {"-h", "--help"} & set(argv) else {}, argv
     known = {**table(words), "help": ("help", ""), "h": ("help", "")}
@@ -75,7 +75,11 @@ def parse(argv: list[str], words: str, *, ordered: bool, where: str) -> tuple[di
             continue
         spelling, equals, value = word.lstrip("-").partition("=")
         if spelling not in known:
-            raise Failure(1001, f"{where} has no option {word.partition('=')[0]}", f"sysbox-runc {where} --help".replace("sysbox-runc sysbox-runc", "sysbox-runc"))
+            raise Failure(
+                1001,
+                f"{where} has no option {word.partition('=')[0]}",
+                f"sysbox-runc {where} --help".replace("sysbox-runc sysbox-runc", "sysbox-runc"),
+            )
         name, kind = known[spelling]
         if not kind:
             if equals and value not in ("true", "false"):

@@ -148,9 +148,14 @@ def sysctls(wanted: dict[str, str]) -> dict[str, str]:
         if path == "kernel/hostname":
             raise Failure(1017, "$.linux.sysctl: kernel.hostname conflicts with $.hostname", "set $.hostname")
         if ".." in path.split("/") or not (
-            (area == "net" and rest) or path.startswith("fs/mqueue/") or path == "kernel/domainname" or (area == "kernel" and rest in IPC_SYSCTLS)
+            (area == "net" and rest)
+            or path.startswith("fs/mqueue/")
+            or path == "kernel/domainname"
+            or (area == "kernel" and rest in IPC_SYSCTLS)
         ):
-            raise Failure(1017, f"$.linux.sysctl: {name} belongs to the whole host, not to a container", "leave it out, or set it on the host")
+            raise Failure(
+                1017, f"$.linux.sysctl: {name} belongs to the whole host, not to a container", "leave it out, or set it on the host"
+            )
         found[path] = value
     return found
 
@@ -160,7 +165,9 @@ def describe(plan: dict[str, Any]) -> list[str]:
     lines = [f"root {plan['root']}{' (read-only)' if plan['readonly'] else ''}", f"cgroup {plan['cgroup']}"]
     lines += [f"namespace {kind} {path or 'new'}" for kind, path in plan["namespaces"].items()]
     for mount in plan["mounts"]:
-        lines.append(f"{mount['kind']} {mount['source']} -> {mount['dest']} {mount['type']} flags={mount['flags']:#x} {mount['data']}".rstrip())
+        lines.append(
+            f"{mount['kind']} {mount['source']} -> {mount['dest']} {mount['type']} flags={mount['flags']:#x} {mount['data']}".rstrip()
+        )
     lines += [f"device {one['path']} {one['type']} {one.get('major')}:{one.get('minor')}" for one in plan["devices"]]
     lines += [f"sysctl {path} = {value}" for path, value in plan["sysctl"].items()]
     lines += [f"masked {path}" for path in plan["masked"]] + [f"read-only {path}" for path in plan["readonly_paths"]]

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 DIRECTORY = 0o040000
 
 
-def steps(plan: dict[str, Any], special: list[tuple[str, int]], ids: shift.Ids, lines: list[str]) -> list[tuple[str, str, int, bool, dict[str, Any]]]:
+def steps(
+    plan: dict[str, Any], special: list[tuple[str, int]], ids: shift.Ids, lines: list[str]
+) -> list[tuple[str, str, int, bool, dict[str, Any]]]:
     """Turn the plan's mounts into steps for init, descriptors opened. Raises Failure 1033, 1034."""
     out: list[tuple[str, str, int, bool, dict[str, Any]]] = []
     skip = plan["knobs"].get("SYSBOX_SKIP_UID_SHIFT", [])

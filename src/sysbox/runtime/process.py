@@ -10,6 +10,7 @@ from fcntl import ioctl
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
+from sysbox.oci.capabilities import CAPABILITIES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,12 +46,6 @@ SCHED_FLAGS = {
     "SCHED_FLAG_UTIL_CLAMP_MIN": 32,
     "SCHED_FLAG_UTIL_CLAMP_MAX": 64,
 }
-CAPABILITIES = (
-    "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN "
-    "NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME "
-    "SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON "
-    "BPF CHECKPOINT_RESTORE"
-).split()  # by number: linux/capability.h
 LOWEST_OOM = -999  # -1000 is for the host's own
 TIOCSCTTY, TIOCGPTN, TIOCSPTLCK, TIOCSWINSZ = 0x540E, 0x80045430, 0x40045431, 0x5414
 
@@ -137,7 +132,7 @@ def home(uid: int) -> str:
         return "/"
     for line in text.split("\n"):
         fields = line.split(":")
-        if len(fields) >= 6 and fields[2] == str(uid):  # noqa: PLR2004 - passwd(5)
+        if len(fields) >= 6 and fields[2] == str(uid):
             return fields[5] or "/"
     return "/"
 
@@ -165,7 +160,9 @@ def find(name: str, env: dict[str, str]) -> str:
     if "/" in name:
         candidates = [name]
     else:
-        candidates = [f"{part or '.'}/{name}" for part in env.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").split(":")]
+        candidates = [
+            f"{part or '.'}/{name}" for part in env.get("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").split(":")
+        ]
     denied = False
     for path in candidates:
         try:
@@ -267,7 +264,7 @@ def become(
         k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
     k.close_range(3 + preserve, 0xFFFFFFFF, k.CLOSE_RANGE_CLOEXEC)
     for fd in range(3, 3 + preserve):
-        posix.set_inheritable(fd, True)
+        posix.set_inheritable(fd, True)  # noqa: FBT003 - positional only
     if program and not quiet:
         k.seccomp(k.SECCOMP_SET_MODE_FILTER, *program)
     capabilities = process.get("capabilities") or {}
@@ -289,5 +286,5 @@ def become(
     try:
         posix.execve(path, process["args"], env)
     except OSError as error:
-        text = "permission denied" if error.errno == EACCES else error.strerror.lower()
+        text = "permission denied" if error.errno == EACCES else str(error.strerror).lower()
         raise OSError(error.errno, f"execve: {text}", path) from None

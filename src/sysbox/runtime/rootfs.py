@@ -77,7 +77,7 @@ def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
 
 
 def parse(line: str) -> dict[str, Any]:
-    """Read an overlay's layers out of its line of mountinfo: ``lower`` (a list), ``upper`` and ``work`` ("" if none), ``options``, ``attributes``."""
+    """Read ``lower`` (a list), ``upper``, ``work`` ("" if none), ``options`` and ``attributes`` of an overlay out of its line of mountinfo."""
     lower: list[str] = []
     found: dict[str, Any] = {"lower": lower, "upper": "", "work": "", "options": []}
     for word in mountinfo.kind(line)[2].split(","):
@@ -195,6 +195,7 @@ def _mount(named: list[tuple[int, str]], found: dict[str, Any], fds: list[int], 
     with _As(ids):
         fd = k.fsopen("overlay", k.FSOPEN_CLOEXEC)
         try:
+            k.fsconfig(fd, k.FSCONFIG_SET_STRING, "source", "overlay", 0)
             if found["upper"]:
                 k.fsconfig(fd, k.FSCONFIG_SET_STRING, "workdir", paths.pop(), 0)
                 k.fsconfig(fd, k.FSCONFIG_SET_STRING, "upperdir", paths.pop(), 0)

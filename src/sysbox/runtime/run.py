@@ -70,4 +70,3 @@ def run(root: str, name: str, options: dict[str, Any]) -> int:
     if not options.get("keep"):
         lifecycle.delete(root, name, force=True)
     return status
-

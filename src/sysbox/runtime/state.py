@@ -1,8 +1,8 @@
 """A container's directory below the state root: its lock, its state.json, whether it runs.
 
-    <root>/<id>/state.json   written atomically; {"id", "pid", "starttime", "bundle", "cgroup", "rootfs", ...}, see create.py
-    <root>/<id>/start.sock   there until ``start``: that is the difference between created and running
-    <root>/<id>/seccomp      the filter that ``exec`` loads too: flags (8 bytes) and program
+<root>/<id>/state.json   written atomically; {"id", "pid", "starttime", "bundle", "cgroup", "rootfs", ...}, see create.py
+<root>/<id>/start.sock   there until ``start``: that is the difference between created and running
+<root>/<id>/seccomp      the filter that ``exec`` loads too: flags (8 bytes) and program
 """
 
 from __future__ import annotations

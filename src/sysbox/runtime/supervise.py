@@ -11,7 +11,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sysbox.runtime.console import Relay
 
-OWN = (_signal.SIGCHLD, _signal.SIGKILL, _signal.SIGSTOP, _signal.SIGWINCH, _signal.SIGURG, _signal.SIGSEGV, _signal.SIGBUS, _signal.SIGFPE, _signal.SIGILL)
+OWN = (
+    _signal.SIGCHLD,
+    _signal.SIGKILL,
+    _signal.SIGSTOP,
+    _signal.SIGWINCH,
+    _signal.SIGURG,
+    _signal.SIGSEGV,
+    _signal.SIGBUS,
+    _signal.SIGFPE,
+    _signal.SIGILL,
+)
 
 
 def foreground(pid: int, pidfd: int, relay: Relay | None) -> int:
