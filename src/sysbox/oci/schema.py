@@ -75,7 +75,7 @@ CONFIG: dict[str, Any] = {
             }
         ],
         "cgroupsPath": "string",
-        "resources": {"*": "any"},  # oci/resources.py checks what it reads
+        "resources": {"devices": [{"*": "any"}]},  # oci/resources.py checks what it reads
         "rootfsPropagation": "string",
         "sysctl": {"*": "string"},
         "seccomp": {"*": "any"},  # oci/seccomp.py

@@ -41,6 +41,8 @@ def steps(
                 out += [("attach", path, each, False, {}) for path, each in outside]
             elif kind == "host-fs":
                 out.append(("attach", dest, _file_system(mount, ids), True, mount))
+            elif mount["type"] == "sysfs" and plan["namespaces"]["network"]:
+                out.append(("attach", dest, _sysfs(mount, plan["namespaces"]["network"]), True, {}))
             elif kind == "cgroup":
                 v1, v2 = cgroup.hierarchies(lines)
                 out.append(("cgroup", dest, -1, True, {**mount, "v1": v1, "v2": v2}))
@@ -86,6 +88,26 @@ def bind(mount: dict[str, Any], ids: shift.Ids, lines: list[str], *, shifting: b
         hint = "name a source that exists" if error.errno == ENOENT else "see whether its file system can be mounted again"
         raise Failure(1033, f"cannot mount {source} at {mount['dest']}: {reason(error)}", hint) from error
     return fd, directory, cannot
+
+
+def _sysfs(mount: dict[str, Any], netns: str) -> int:
+    """Mount the sysfs of a network namespace that is joined: the container's user namespace may have no say over it. Raises Failure 1033."""
+    home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+    there = context = -1
+    try:
+        there = posix.open(netns, posix.O_RDONLY | posix.O_CLOEXEC)
+        k.setns(there, k.CLONE_NEWNET)
+        context = k.fsopen("sysfs", k.FSOPEN_CLOEXEC)
+        k.fsconfig(context, k.FSCONFIG_SET_STRING, "source", "sysfs", 0)
+        k.fsconfig(context, k.FSCONFIG_CMD_CREATE, None, None, 0)
+        return k.fsmount(context, k.FSMOUNT_CLOEXEC, attributes(mount["flags"])[0])
+    except OSError as error:
+        raise Failure(1033, f"cannot mount the sysfs of {netns}: {reason(error)}", "name a network namespace") from error
+    finally:
+        k.setns(home, k.CLONE_NEWNET)
+        for fd in (home, there, context):
+            if fd >= 0:
+                posix.close(fd)
 
 
 def _real(source: str) -> str:

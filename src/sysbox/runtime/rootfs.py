@@ -77,7 +77,7 @@ def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
 
 
 def parse(line: str) -> dict[str, Any]:
-    """Read ``lower`` (a list), ``upper``, ``work`` ("" if none), ``options`` and ``attributes`` of an overlay out of its line of mountinfo."""
+    """Read ``lower`` (a list), ``upper``, ``work`` ("" if none), ``options``, ``attributes`` of an overlay from its line of mountinfo."""
     lower: list[str] = []
     found: dict[str, Any] = {"lower": lower, "upper": "", "work": "", "options": []}
     for word in mountinfo.kind(line)[2].split(","):

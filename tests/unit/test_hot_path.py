@@ -1,0 +1,94 @@
+"""What the hot commands import, name by name: a module more is a decision, not an accident."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+PYTHON = "/usr/bin/python3"  # the interpreter of the installed programs
+
+# beyond those of a bare `python3 -ISE`
+BUILTIN = {"_json", "_signal", "_socket", "_stat", "errno", "fcntl", "posix", "select", "time", "math", "_blake2", "binascii", "_struct"}
+BASE = {"sysbox", "sysbox.errors", "sysbox.runtime", "sysbox.runtime.log", "sysbox.runtime.main", "sysbox.runtime.options"}
+BASE |= {"sysbox.linux", "sysbox.linux.jsons"}
+STATE = {
+    "sysbox.linux._kernel",
+    "sysbox.linux.mountinfo",
+    "sysbox.oci",
+    "sysbox.oci.devices",
+    "sysbox.oci.fields",
+    "sysbox.oci.resources",
+    "sysbox.runtime.cgroup",
+    "sysbox.runtime.lifecycle",
+    "sysbox.runtime.state",
+}
+MANAGER = {"sysbox.wire", "sysbox.wire.message", "sysbox.runtime.manager"}
+PROCESS = {
+    "sysbox.oci.capabilities",
+    "sysbox.oci.config",
+    "sysbox.oci.schema",
+    "sysbox.runtime.hooks",
+    "sysbox.runtime.init",
+    "sysbox.runtime.process",
+}
+CREATE = {
+    "sysbox.oci.mountoptions",
+    "sysbox.oci.seccomp",
+    "sysbox.oci.syscalls",
+    "sysbox.runtime.create",
+    "sysbox.runtime.dev",
+    "sysbox.runtime.plan",
+    "sysbox.runtime.prepare",
+    "sysbox.runtime.rootfs",
+    "sysbox.runtime.run",
+    "sysbox.runtime.shift",
+    "sysbox.runtime.special",
+}
+
+COMMANDS = {
+    "create": ("sysbox.runtime.run", BASE | STATE | MANAGER | PROCESS | CREATE),
+    "start": ("sysbox.runtime.lifecycle", BASE | STATE),
+    "kill": ("sysbox.runtime.lifecycle", BASE | STATE),
+    "state": ("sysbox.runtime.commands", BASE | STATE | {"sysbox.runtime.commands"}),
+    "delete": (
+        "sysbox.runtime.lifecycle, sysbox.runtime.manager, sysbox.runtime.rootfs, sysbox.runtime.special",
+        BASE | STATE | MANAGER | {"sysbox.runtime.rootfs", "sysbox.runtime.special", "sysbox.runtime.shift"},
+    ),
+    "exec": (
+        "sysbox.runtime.execute, sysbox.runtime.supervise",
+        BASE | STATE | MANAGER | PROCESS | {"sysbox.runtime.execute", "sysbox.runtime.supervise"},
+    ),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_hot_command_imports_only_what_is_listed(command: str) -> None:
+    modules, allowed = COMMANDS[command]
+    script = (
+        f"import sys; sys.path.insert(0, {str(SRC)!r}); before = set(sys.modules)\n"
+        f"import sysbox.runtime.main, {modules}\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    done = subprocess.run([PYTHON, "-ISE", "-B", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    surplus = set(done.stdout.split()) - allowed - BUILTIN
+    assert not surplus, f"{command} imports {sorted(surplus)}"
+
+
+def test_the_list_would_notice_an_import() -> None:
+    script = f"import sys; sys.path.insert(0, {str(SRC)!r}); before = set(sys.modules)\n"
+    script += "import sysbox.runtime.main, json\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run([PYTHON, "-ISE", "-B", "-c", script], capture_output=True, text=True)
+    assert set(done.stdout.split()) - BASE - BUILTIN
+
+
+def test_help_names_every_option() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from sysbox.runtime import usage, options\n[usage.text(name) for name in (*options.COMMANDS, '')]"],
+        env={"PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
