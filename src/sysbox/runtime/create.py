@@ -142,7 +142,11 @@ def _execute(
         job["leaf"] = posix.open(f"{groups['v2']}/{cgroup.LEAF}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
     job["listener"] = _listen(directory)
     channel, job["channel"] = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    pid, pidfd = _clone(wanted, job, v2)
+    home = prepare.lock(job["steps"])
+    try:
+        pid, pidfd = _clone(wanted, job, v2)
+    finally:
+        prepare.unlock(home)
     undo.append(lambda: _end(pid, pidfd))
     job["channel"].close()
     job["listener"].close()

@@ -130,7 +130,9 @@ def _mounts(job: dict[str, Any]) -> int:
     k.move_mount(root, "", k.AT_FDCWD, "/", k.MOVE_MOUNT_F_EMPTY_PATH)
     for kind, dest, fd, directory, mount in job["steps"]:
         Step.name = f"mount {mount.get('source') or mount.get('type') or 'clone'} at {dest}"
-        if kind == "attach":
+        if kind == "locked":
+            fd = k.open_tree(k.AT_FDCWD, mount["locked"], k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_RECURSIVE)
+        if kind in ("attach", "locked"):
             target = place(root, dest, directory=directory)
             k.move_mount(fd, "", target, "", EMPTY)
             for propagation in mount.get("propagation", ()):
