@@ -162,7 +162,7 @@ def _execute(
     told = {**job["state"], "pid": pid}
     for kind in ("prestart", "createRuntime"):
         hooks.run(kind, wanted["hooks"].get(kind), told)
-    _sysctls(wanted["sysctl"], pidfd)
+    _sysctls(wanted["sysctl"], pidfd, ids.uid)
     wire.send(channel, {"do": "pivot"})
     _hear(channel, "ready", pid, pidfd)
     process.from_outside(pid, wanted["process"])
@@ -327,7 +327,7 @@ def _stdio(process_: dict[str, Any], ids: shift.Ids) -> None:
             continue  # closed, or a file system without owners
 
 
-def _sysctls(wanted: dict[str, str], pidfd: int) -> None:
+def _sysctls(wanted: dict[str, str], pidfd: int, uid: int) -> None:
     """Write sysctls of the container's network, IPC and UTS namespaces, as root of the host: some take ids that only it has."""
     if not wanted:
         return
@@ -337,7 +337,14 @@ def _sysctls(wanted: dict[str, str], pidfd: int) -> None:
         k.setns(pidfd, k.CLONE_NEWNET | k.CLONE_NEWIPC | k.CLONE_NEWUTS)
         for path, value in wanted.items():
             try:
-                cgroup.write(f"/proc/sys/{path}", value)
+                try:
+                    cgroup.write(f"/proc/sys/{path}", value)
+                except PermissionError:  # those of IPC are their owner's alone from 6.9 on, whatever capabilities we have
+                    posix.seteuid(uid)
+                    try:
+                        cgroup.write(f"/proc/sys/{path}", value)
+                    finally:
+                        posix.seteuid(0)
             except OSError as error:
                 name = path.replace("/", ".")
                 raise Failure(

@@ -137,7 +137,20 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None) -> st
 def tidy(notes: dict[str, Any]) -> None:
     """Remove what was made for nothing, so that ``docker diff`` and ``commit`` do not show it."""
     for path in notes.get("made") or ():
-        try:
-            posix.rmdir(f"{notes['upper']}/{path}")
-        except OSError:
-            continue  # it has content, or its layer is gone
+        # by the first overlay if it is still there: it would go on believing in what is removed behind its back
+        for top in (notes["merged"], notes["upper"]):
+            try:
+                above = posix.open(top, O_DIR)
+            except OSError:
+                continue
+            try:
+                head, _, tail = path.rpartition("/")
+                parent = k.openat2(above, head or ".", O_DIR, 0, k.RESOLVE_BENEATH | k.RESOLVE_NO_SYMLINKS)
+                try:
+                    posix.rmdir(tail, dir_fd=parent)
+                finally:
+                    posix.close(parent)
+            except OSError:
+                continue  # it has content, or is gone
+            finally:
+                posix.close(above)
