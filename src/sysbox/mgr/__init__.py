@@ -1,3 +1,0 @@
-"""sysbox-mgr: who owns which ids and volumes."""
-
-VERSION = "0.1.0"

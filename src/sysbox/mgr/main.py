@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from sysbox.errors import Failure, reason
 from sysbox.linux._kernel import close_range
 from sysbox.linux.jsons import dumps
-from sysbox.mgr import VERSION
 from sysbox.mgr.registry import Registry
 from sysbox.mgr.server import Server, listen
 from sysbox.mgr.store import Store
 from sysbox.mgr.subid import SubIds
 from sysbox.mgr.userns import Namespaces
 from sysbox.mgr.watch import Watch
+from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("--log-format", choices=("text", "json"), default="text", help="how a line of the log looks (default: text)")
     add("--data-root", metavar="DIR", default="/var/lib/sysbox", help="where records last (default: /var/lib/sysbox)")
     add("--run-dir", metavar="DIR", default="/run/sysbox", help="where socket and pid file are (default: /run/sysbox)")
-    add("--subid-user", metavar="NAME", default="sysbox", help="whose ranges of /etc/subuid and /etc/subgid are given out (default: sysbox)")
+    add(
+        "--subid-user", metavar="NAME", default="sysbox", help="whose ranges of /etc/subuid and /etc/subgid are given out (default: sysbox)"
+    )
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-mgr {VERSION}", help="show the version and exit")
     add("--subuid-file", default="/etc/subuid", help=argparse.SUPPRESS)

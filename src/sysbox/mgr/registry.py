@@ -173,7 +173,7 @@ class Registry:
 
 
 def _exclusive(message: dict[str, Any]) -> list[dict[str, Any]]:
-    wanted = []
+    wanted: list[dict[str, Any]] = []
     for mount in need(message, "exclusive", list) if message.get("exclusive") is not None else []:
         if type(mount) is not dict:
             raise Failure(3002, "the message's 'exclusive' is not a list of objects", "install runtime and manager of one version")

@@ -10,10 +10,10 @@ from struct import unpack
 from time import sleep
 from typing import TYPE_CHECKING, Any
 
-from sysbox.mgr import VERSION
 from sysbox.errors import Failure
 from sysbox.linux.jsons import dumps
 from sysbox.mgr.registry import need
+from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def listen(path: str) -> socket.socket:
     sock.bind(fresh)
     os.chmod(fresh, 0o600)
     sock.listen(1024)
-    sock.setblocking(False)
+    sock.setblocking(False)  # noqa: FBT003 - positional only
     os.rename(fresh, path)  # a socket that can be seen answers
     return sock
 
@@ -88,7 +88,7 @@ class Server:
             log.error("accept: %s", error)  # noqa: TRY400 - out of descriptors: no traceback tells more
             sleep(PAUSE)
             return
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 - positional only
         pid, uid, _ = unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid:
             log.warning("process %d of user %d was turned away", pid, uid)
@@ -144,7 +144,9 @@ class Server:
         registry = self.registry
         operation = message.get("op")
         if message.get("v", wire.VERSION if operation == "commit" else None) != wire.VERSION:
-            raise Failure(3002, f"protocol version {message.get('v')!r} is not {wire.VERSION}", "install runtime and manager of one version")
+            raise Failure(
+                3002, f"protocol version {message.get('v')!r} is not {wire.VERSION}", "install runtime and manager of one version"
+            )
         reply: dict[str, Any] = {"ok": True}
         if operation == "create":
             if fd in self.pending:

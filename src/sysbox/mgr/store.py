@@ -113,7 +113,7 @@ class Store:
         netns = dumps(list(record.netns)) if record.netns else None
         numbers = (record.uid, record.gid, record.size, record.pid, record.starttime)
         row = (record.root, record.id, *numbers, netns, record.rootfs, record.device, dumps(record.exclusive))
-        self._write(f"INSERT OR REPLACE INTO containers ({COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)
+        self._write(f"INSERT OR REPLACE INTO containers ({COLUMNS}) VALUES ({', '.join('?' * len(row))})", row)  # noqa: S608 - constants
 
     def remove(self, key: tuple[str, str]) -> None:
         """Forget one record; fine if there is none. Raises Failure 3020."""

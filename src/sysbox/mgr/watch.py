@@ -49,6 +49,7 @@ class Watched:
     written: bool = False  # there were writes since the last reconfigure of the container's overlay
     seen: bool = False  # Docker's overlay was used since its last reconfigure
     due: float = 0.0  # time of the next reconfigure, 0: none
+    last: float = 0.0  # time of the last one
 
 
 def drop(dfd: int, path: str = "") -> None:
@@ -208,14 +209,29 @@ class Watch:
             fsid = INFO.unpack_from(data, at + own)[3] if length > own else None
             for one in self._watched.values():
                 if one.fsid == fsid or fsid is None:
-                    self._note(one, written=fsid is None or mask & (WRITES | OVERFLOW))
+                    self._note(one, written=fsid is None or bool(mask & (WRITES | OVERFLOW)))
             at += length
 
     def _note(self, one: Watched, *, written: bool) -> None:
-        pass
+        one.seen = True
+        one.written = one.written or written
+        if not one.due:
+            one.due = max(monotonic(), one.last + PAUSE)  # at once, and again after the last event: nothing stays unseen
 
     def _reconfigure(self, one: Watched) -> None:
-        one.due = 0
+        one.due, one.last = 0.0, monotonic()
+        written, one.written, one.seen = one.written, False, False
+        try:
+            if written:
+                drop(one.root)
+            if one.merged >= 0:
+                drop(one.merged)
+            elif one.path and os.stat(one.path).st_dev == one.device:
+                drop(k.AT_FDCWD, one.path)
+        except FileNotFoundError:
+            log.debug("container %s: Docker has unmounted %s", one.key[1], one.path)
+        except OSError as error:
+            log.warning("container %s: what Docker writes into it may stay unseen: %s", one.key[1], error)
 
 
 def _same(path: str, stat: os.stat_result) -> bool:

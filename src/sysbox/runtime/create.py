@@ -118,6 +118,7 @@ def _execute(
     if program:
         state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
     extra = special.prepare(notes, wanted["mounts"], ids, lines)
+    special.settle(notes, wanted["mounts"], plan.clean(wanted["process"]["cwd"]))
     mount = rootfs.prepare(notes, lines, ids)
     if notes["how"] == "chown":
         state.save(directory, now)

@@ -128,7 +128,8 @@ def _mounts(job: dict[str, Any]) -> int:
     Step.name = "mount the root filesystem"
     root: int = job["rootfs"]
     k.move_mount(root, "", k.AT_FDCWD, "/", k.MOVE_MOUNT_F_EMPTY_PATH)
-    for kind, dest, fd, directory, mount in job["steps"]:
+    for kind, dest, given, directory, mount in job["steps"]:
+        fd = given
         Step.name = f"mount {mount.get('source') or mount.get('type') or 'clone'} at {dest}"
         if kind == "locked":
             fd = k.open_tree(k.AT_FDCWD, mount["locked"], k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_RECURSIVE)

@@ -203,11 +203,11 @@ def destroy(root: str, now: dict[str, Any], directory: int) -> None:
     from sysbox.runtime import manager, rootfs, special
 
     groups = now["cgroup"]
-    connection = manager.ask({"op": "delete", "id": now["id"], "root": root})
     _end(now, groups)
     cgroup.remove(cgroup.directories(groups))
     rootfs.restore(now["rootfs"])
     special.tidy(now["rootfs"])
+    connection = manager.ask({"op": "delete", "id": now["id"], "root": root})  # last: from here on others may have its ids
     manager.answer(connection)
     connection.close()
     state.discard(root, now["id"], directory)

@@ -138,7 +138,7 @@ def bind(mount: dict[str, Any], ids: shift.Ids, lines: list[str], *, shifting: b
 
 
 def _sysfs(mount: dict[str, Any], netns: str) -> int:
-    """Mount the sysfs of a network namespace that is joined: the container's user namespace may have no say over it. Raises Failure 1033."""
+    """Mount the sysfs of a joined network namespace: the container's user namespace may have no say over it. Raises Failure 1033."""
     home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
     there = context = -1
     try:

@@ -25,6 +25,26 @@ DIRECTORIES = {
     "/var/lib/rancher": None,
     "/var/lib/k0s": None,
 }
+# where running programs and their libraries are, and where people copy things to
+BUSY = (
+    "/etc",
+    "/home",
+    "/opt",
+    "/root",
+    "/srv",
+    "/usr",
+    "/usr/bin",
+    "/usr/lib",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+    "/usr/local",
+    "/usr/local/bin",
+    "/usr/local/lib",
+    "/usr/sbin",
+    "/usr/share",
+    "/var",
+    "/var/lib",
+)
 O_DIR = posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC
 
 
@@ -85,13 +105,12 @@ def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | 
     except OSError as error:
         if error.errno != ENOENT:
             raise
-        source = f"{notes['merged']}/{real}"
-        if posix.listdir(source):
+        if posix.listdir(f"{notes['merged']}/{real}"):
             from sysbox.runtime import copyup
 
             copyup.directory(notes["merged"], notes["upper"], real)
         else:
-            posix.chmod(source, posix.stat(source).st_mode & 0o7777)  # any change makes the overlay copy a directory up
+            _copy_up(merged, "/" + real)
         inner = k.openat2(upper, real, O_DIR, 0, k.RESOLVE_BENEATH | k.RESOLVE_NO_SYMLINKS)
     try:
         return shift.clone("", recursive=False, dfd=inner)
@@ -132,6 +151,46 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None) -> st
     if made:
         notes.setdefault("made", []).append(real)
     return real or None
+
+
+def settle(notes: dict[str, Any], mounts: list[dict[str, Any]], cwd: str) -> None:
+    """Copy directories that will be in use for long to the upper layer, before the container's own overlay looks at them.
+
+    An overlay remembers of a directory in use that it has no upper half. If the manager's overlay then made one (``docker cp``), new
+    files there would stay unseen inside, and the container could not write there any more (ENOTEMPTY). Raises OSError.
+    """
+    if notes.get("how") != "overlay" or not notes.get("upper"):
+        return
+    wanted = set(BUSY)
+    for path in (f"{cwd.rstrip('/')}/.", *(mount["dest"] for mount in mounts)):
+        parts = path.split("/")[1:-1]
+        wanted.update("/" + "/".join(parts[:number]) for number in range(1, len(parts) + 1))
+    covered = tuple(mount["dest"] + "/" for mount in mounts)
+    merged = posix.open(notes["merged"], O_DIR)
+    upper = posix.open(notes["upper"], O_DIR)
+    try:
+        for path in sorted(wanted):
+            if (path + "/").startswith(covered):
+                continue
+            try:
+                posix.stat(path[1:], dir_fd=upper, follow_symlinks=False)
+            except OSError:
+                _copy_up(merged, path)
+    finally:
+        posix.close(merged)
+        posix.close(upper)
+
+
+def _copy_up(merged: int, path: str) -> None:
+    """Give a directory of the overlay an upper half, if it is there: any change of its attributes does, even to what they are."""
+    try:
+        fd = k.openat2(merged, path, O_DIR, 0, k.RESOLVE_IN_ROOT | k.RESOLVE_NO_MAGICLINKS)
+    except OSError:
+        return
+    try:
+        posix.chmod(f"/proc/self/fd/{fd}", posix.fstat(fd).st_mode & 0o7777)
+    finally:
+        posix.close(fd)
 
 
 def tidy(notes: dict[str, Any]) -> None:
