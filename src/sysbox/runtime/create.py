@@ -360,16 +360,17 @@ def _sysctls(wanted: dict[str, str], pidfd: int, uid: int) -> None:
 def _commit(connection: socket, now: dict[str, Any], notes: dict[str, Any], mount: int) -> None:
     """Tell the manager that the container lives."""
     netns = posix.stat(f"/proc/{now['pid']}/ns/net")
+    merged = notes["merged"] if notes["how"] == "overlay" else None
     message = {
         "op": "commit",
         "pid": now["pid"],
         "starttime": now["starttime"],
         "netns": [netns.st_dev, netns.st_ino],
-        "rootfs": notes.get("merged"),
+        "rootfs": merged,
     }
     fds = []
-    if notes.get("merged"):
-        fds = [mount, posix.open(notes["merged"], posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)]
+    if merged:
+        fds = [mount, posix.open(merged, posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)]
     manager.tell(connection, message, fds)
     for fd in fds[1:]:
         posix.close(fd)

@@ -36,19 +36,17 @@ def examine(path: str, lines: list[str], ids: shift.Ids, *, mapped: bool) -> dic
             raise Failure(1031, f"the root filesystem {path} is not a directory", "correct $.root.path")
     except OSError as error:
         raise Failure(1031, f"the root filesystem {path} cannot be used: {reason(error)}", "correct $.root.path") from error
+    line = mountinfo.at(lines, path)
+    overlaid = {"merged": path, "upper": parse(line)["upper"]} if line and mountinfo.kind(line)[0] == "overlay" else {}
     if ids.own(stat):
-        return {"path": path, "how": "as it is"}
+        return {"path": path, "how": "as it is", **overlaid}
     if stat.st_uid >= REMAPPED and not mapped:
         raise Failure(
             1032,
             f"the root filesystem {path} belongs to user {stat.st_uid} of the host, and config.json maps no ids",
             "leave --userns=host out (Docker's userns-remap is on), or chown the root filesystem to root",
         )
-    line = mountinfo.at(lines, path)
-    if not line or mountinfo.kind(line)[0] != "overlay":
-        return {"path": path, "how": "id-mapped"}
-    found = parse(line)
-    return {"path": path, "how": "overlay", "merged": path, "upper": found["upper"]}
+    return {"path": path, "how": "overlay" if overlaid else "id-mapped", **overlaid}
 
 
 def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
@@ -56,10 +54,10 @@ def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
     path = notes["path"]
     try:
         if notes["how"] == "as it is":
-            return shift.clone(path, recursive=True)
+            return _whole(path)
         if notes["how"] == "overlay":
             return overlay(mountinfo.at(lines, path) or "", lines, ids, notes)
-        fd = shift.clone(path, recursive=True)
+        fd = _whole(path)
         if path not in shift.shift(fd, path, ids, lines, recursive=True):
             return fd
         posix.close(fd)
@@ -73,7 +71,14 @@ def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
     notes["how"], notes["cause"] = "chown", cause
     notes["shifted"] = [ids.uid, ids.gid, ids.size]
     chown.shift(path, ids.uid, ids.gid, ids.size)
-    return shift.clone(path, recursive=True)
+    return _whole(path)
+
+
+def _whole(path: str) -> int:
+    """Clone a directory with all mounts below it. pivot_root(2) refuses a root that passes mounts on to the host's: a slave does not."""
+    fd = shift.clone(path, recursive=True)
+    k.mount_setattr(fd, "", k.AT_EMPTY_PATH | k.AT_RECURSIVE, 0, 0, k.MS_SLAVE, 0)
+    return fd
 
 
 def parse(line: str) -> dict[str, Any]:

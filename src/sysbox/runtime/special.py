@@ -66,7 +66,7 @@ def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids,
 
     Works on the first overlay (``notes["merged"]``), before the container's own is mounted.
     """
-    if notes.get("how") != "overlay" or not notes.get("upper"):
+    if not notes.get("upper"):
         return []
     taken = {mount["dest"] for mount in mounts}
     merged = posix.open(notes["merged"], O_DIR)
@@ -77,7 +77,7 @@ def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids,
             if path in taken or any(path.startswith(dest.rstrip("/") + "/") for dest in taken):
                 continue
             try:
-                fd = _one(merged, upper, notes, path, mode)
+                fd = _one(merged, upper, notes, path, mode, (0, 0) if notes["how"] == "overlay" else (ids.uid, ids.gid))
             except OSError as error:
                 raise Failure(1033, f"cannot prepare {path}: {reason(error)}", f"mount a volume at {path}") from error
             if fd >= 0:
@@ -95,9 +95,9 @@ def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids,
     return found
 
 
-def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | None) -> int:
+def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | None, owner: tuple[int, int]) -> int:
     """Clone one directory of the upper layer, made or copied up if need be; -1 if there is none."""
-    real = _make(merged, notes, path, mode)
+    real = _make(merged, notes, path, mode, owner)
     if real is None:
         return -1
     try:
@@ -118,7 +118,7 @@ def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | 
         posix.close(inner)
 
 
-def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None) -> str | None:
+def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None, owner: tuple[int, int]) -> str | None:
     """Make a directory in the container's root as it sees it; return its real path from there, None if it is not wanted or no directory."""
     made = False
     parts = path.strip("/").split("/")
@@ -131,6 +131,7 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None) -> st
             raise
         try:
             posix.mkdir(parts[number], mode if number == len(parts) - 1 and mode else 0o755, dir_fd=parent)
+            posix.chown(parts[number], *owner, dir_fd=parent, follow_symlinks=False)
             made = True
         except OSError as error:
             if error.errno != EEXIST:
