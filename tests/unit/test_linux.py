@@ -36,6 +36,8 @@ def test_overlay_layers() -> None:
     assert (found["upper"], found["work"]) == ("/o/id/diff", "/o/id/work")
     assert found["options"] == [("volatile", ""), ("metacopy", "on")]
     assert found["attributes"] == 1 | 4
+    relative = "40 22 0:30 / /o/id/merged rw - overlay overlay rw,lowerdir=l/X,upperdir=id/diff,workdir=id/work"
+    assert (rootfs.parse(relative)["lower"], rootfs.parse(relative)["upper"]) == (["/o/l/X"], "/o/id/diff")
     new = "40 22 0:30 / /m rw - overlay overlay rw,lowerdir+=/x,lowerdir+=/y"
     assert rootfs.parse(new)["lower"] == ["/x", "/y"]
 

@@ -97,8 +97,12 @@ def parse(line: str) -> dict[str, Any]:
             found["options"].append((name, value))
     flags = line.split(" ", 6)[5].split(",")
     found["attributes"] = sum(bit for word, bit in ATTRIBUTES.items() if word in flags)
-    base = found["upper"].rpartition("/")[0].rpartition("/")[0]
+    # Docker gives paths from two directories above on, all of them if there are many layers: mount(2) takes a page of options
+    base = (found["upper"] if found["upper"].startswith("/") else mountinfo.point(line)).rpartition("/")[0].rpartition("/")[0]
     found["lower"] = [one if one.startswith("/") else f"{base}/{one}" for one in lower]
+    for name in ("upper", "work"):
+        if found[name] and not found[name].startswith("/"):
+            found[name] = f"{base}/{found[name]}"
     return found
 
 
