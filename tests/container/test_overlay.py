@@ -13,7 +13,7 @@ FIRST = 1_000_000  # the container's first id on the host
 # runs in a mount namespace of its own; argv: directory, ways (new or attached), number of lower layers, extra options
 SCRIPT = """
 import os, sys
-sys.path.insert(0, %r)
+sys.path.insert(0, "SRC")
 from sysbox.linux import _kernel as k, mountinfo
 from sysbox.runtime import rootfs, shift
 top, way, layers, extra = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
@@ -39,19 +39,19 @@ if not child:  # a user namespace with the ids of the container
 os.read(ready[0], 1)
 for name in ("uid_map", "gid_map"):
     with open(f"/proc/{child}/{name}", "w") as file:
-        file.write("0 %d 65536")
-ids = shift.Ids(%d, %d, 65536, os.open(f"/proc/{child}/ns/user", os.O_RDONLY))
+        file.write("0 FIRST 65536")
+ids = shift.Ids(FIRST, FIRST, 65536, os.open(f"/proc/{child}/ns/user", os.O_RDONLY))
 lines = mountinfo.read()
 line = mountinfo.at(lines, top + "/id/merged")
 fd = rootfs.overlay(line, lines, ids, {}, attached=way == "attached")
 os.makedirs("view")
 k.move_mount(fd, "", k.AT_FDCWD, "view", k.MOVE_MOUNT_F_EMPTY_PATH)
 assert os.getcwd() == top
-assert os.stat("view/d0").st_uid == %d + 7, os.stat("view/d0")
+assert os.stat("view/d0").st_uid == FIRST + 7, os.stat("view/d0")
 assert open("view/same").read() == "0"
 worker = os.fork()
 if not worker:
-    os.setgid(%d); os.setuid(%d)
+    os.setgid(FIRST); os.setuid(FIRST)
     os.chdir("view")
     os.mkdir("new"); open("new/file", "w").write("x"); os.symlink("file", "new/link"); os.link("new/file", "new/hard")
     os.unlink("old"); open("same", "a").write("+"); os.rename("new/file", "renamed")
@@ -63,7 +63,7 @@ assert os.lstat("id/diff/old").st_rdev == 0 and (os.lstat("id/diff/old").st_mode
 assert open("id/diff/same").read() == "0+"
 os.write(done[1], b"1")
 print("good")
-""" % (str(SRC), FIRST, FIRST, FIRST, FIRST, FIRST, FIRST)
+""".replace("SRC", str(SRC)).replace("FIRST", str(FIRST))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")

@@ -42,7 +42,7 @@ LINKS = {
 def make(mount: dict[str, Any], devices: list[dict[str, Any]], ids: Ids, *, console: bool) -> tuple[int, list[tuple[str, int]]]:
     """Make the tmpfs as a detached mount; also (path inside, detached mount) of devices elsewhere than in /dev. Raises Failure 1034."""
     outside: list[tuple[str, int]] = []
-    fd = -1
+    fd = hidden = -1
     try:
         fd = _tmpfs(mount, ids)
         for name in ("pts", "shm", "mqueue", "net"):
@@ -64,15 +64,18 @@ def make(mount: dict[str, Any], devices: list[dict[str, Any]], ids: Ids, *, cons
                 _parents(fd, path[5:], ids)
                 _node(fd, path[5:], mode, rdev, uid, gid)
             else:
-                hidden = f".device-{number}"
-                _node(fd, hidden, mode, rdev, uid, gid)
-                outside.append((path, k.open_tree(fd, hidden, k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC)))
-                posix.unlink(hidden, dir_fd=fd)
+                if hidden < 0:
+                    hidden = _tmpfs(mount, ids)
+                _node(hidden, str(number), mode, rdev, uid, gid)
+                outside.append((path, k.open_tree(hidden, str(number), k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC)))
     except OSError as error:
         for each in (fd, *(one for _, one in outside)):
             if each >= 0:
                 posix.close(each)
         raise Failure(1034, f"cannot make /dev: {reason(error)}", "see $.linux.devices of config.json") from error
+    finally:
+        if hidden >= 0:
+            posix.close(hidden)
     return fd, outside
 
 

@@ -54,6 +54,7 @@ def run(root: str, name: str, options: dict[str, Any]) -> int:
         lifecycle.from_hooks(root, now, "poststart")
     except BaseException:
         lifecycle.destroy(root, now, directory)
+        posix.waitpid(now["pid"], 0)
         raise
     finally:
         posix.close(directory)
