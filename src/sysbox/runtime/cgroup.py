@@ -12,7 +12,6 @@ from errno import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTDIR, ENOTEMPTY, EOP
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
 from sysbox.linux import mountinfo
-from sysbox.oci import resources as oci
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,6 +148,8 @@ def give(groups: dict[str, Any], uid: int, gid: int) -> None:
 
 def limit(groups: dict[str, Any], resources: dict[str, Any], *, fresh: bool = True) -> None:
     """Write limits of the OCI spec's linux.resources; ``fresh``: a new cgroup, devices are limited in any case. Raises Failure 20xx."""
+    from sysbox.oci import resources as oci
+
     devices = resources.get("devices") or []
     if groups["v1"]:
         where = {name: path for names, path in groups["v1"].items() for name in names.split(",")}
@@ -183,7 +184,9 @@ def _set(path: str, file: str, value: str, *, again: bool = False) -> None:
     except OSError as error:
         if again and error.errno == EINVAL:
             return
-        other = oci.missing(file, value) if error.errno == ENOENT else None
+        from sysbox.oci.resources import missing
+
+        other = missing(file, value) if error.errno == ENOENT else None
         if other is None:
             raise Failure(2032, f"cannot set {file} to {value.strip()!r}: {reason(error)}", "a value that this kernel takes") from error
         if other[0]:
