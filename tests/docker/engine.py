@@ -158,6 +158,8 @@ class Engine:
         with open("/proc/self/mountinfo", encoding="utf-8") as file:
             found += [line.split()[4] for line in file if f" {self.directory}/" in line]
         for top in Path("/sys/fs/cgroup").glob(f"**/{self.cgroup}"):
+            with suppress(OSError):
+                (top / "buildkit").rmdir()  # BuildKit does not
             found += [str(path) for path in top.iterdir() if path.is_dir()]
             with suppress(OSError):
                 top.rmdir()

@@ -25,7 +25,7 @@ COPY --from=first /map /map
 COPY --from=first --chown=7:8 /made/file /copied
 COPY --chown=1000:1000 context.txt /srv/
 WORKDIR /srv/work
-RUN ["/bin/sh", "-c", "rm /etc/group; echo $WORD >word; ln -s word link"]
+RUN ["/bin/sh", "-c", "rm /bin/zcat; echo $WORD >word; ln -s word link"]
 USER user
 RUN id -u >/tmp/who; touch /etc/x 2>/dev/null || echo refused >>/tmp/who
 CMD cat /tmp/who word /srv/context.txt
@@ -41,7 +41,7 @@ def context(tmp_path: Path) -> Path:
 
 def check(engine: Engine) -> None:
     assert engine.run("built").split() == ["1000", "refused", "given", "context"]
-    show = ["sh", "-c", "stat -c %n=%u:%g /copied /srv/context.txt /srv/work/word /srv/work; ls /etc/group 2>/dev/null || echo gone"]
+    show = ["sh", "-c", "stat -c %n=%u:%g /copied /srv/context.txt /srv/work/word /srv/work; ls /bin/zcat 2>/dev/null || echo gone"]
     want = ["/copied=7:8", "/srv/context.txt=1000:1000", "/srv/work/word=0:0", "/srv/work=0:0", "gone"]
     for runtime in {"runc", *(["sysbox-runc"] if SYSBOX else [])}:
         assert engine("run", "--rm", f"--runtime={runtime}", "built", *show).split() == want

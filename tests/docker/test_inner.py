@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docker.engine import DOCKER, RUNTIME, SYSBOX, eventually
+from docker.engine import DOCKER, RUNTIME, eventually
 from docker.test_network import fetch
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 KEEP = "outer"  # the container that the tests of this module share
 PORT = 18490
-# What another runtime needs to run Docker inside.
-PRIVILEGED = () if SYSBOX else ("--privileged", "-v", "/var/lib/docker")
+pytestmark = pytest.mark.sysbox
 
 
 class Inner:
@@ -46,7 +45,7 @@ class Inner:
 
 @pytest.fixture(scope="module")
 def inner(engine: Engine) -> Iterator[Inner]:
-    options = ("-d", f"--runtime={RUNTIME}", "--name", KEEP, "--hostname", KEEP, "-p", f"127.0.0.1:{PORT}:{PORT}", *PRIVILEGED)
+    options = ("-d", f"--runtime={RUNTIME}", "--name", KEEP, "--hostname", KEEP, "-p", f"127.0.0.1:{PORT}:{PORT}")
     engine("run", *options, DOCKER, "sleep", "10000")
     inner = Inner(engine, KEEP)
     inner.up()
@@ -59,7 +58,6 @@ def test_storage_driver_is_overlay2(inner: Inner) -> None:
     assert inner("info", "-f", "{{.Driver}}") == "overlay2"
 
 
-@pytest.mark.sysbox
 def test_nothing_is_privileged(inner: Inner) -> None:
     assert inner.engine.get(KEEP, ".HostConfig.Privileged") == "false"
     assert int(inner.engine.exec(KEEP, "cat /proc/self/uid_map").split()[1]) >= 65536
@@ -218,7 +216,6 @@ def test_restart_of_the_outer_container_keeps_inner_ones(engine: Engine, inner: 
     inner("rm", "-f", "kept")
 
 
-@pytest.mark.sysbox
 def test_volume_of_the_user_holds_the_inner_docker(engine: Engine, tmp_path: Path) -> None:
     engine("run", "-d", f"--runtime={RUNTIME}", "--name", "second", "-v", "innerdata:/var/lib/docker", DOCKER, "sleep", "1000")
     inner = Inner(engine, "second")
@@ -231,7 +228,6 @@ def test_volume_of_the_user_holds_the_inner_docker(engine: Engine, tmp_path: Pat
     engine("volume", "rm", "innerdata")
 
 
-@pytest.mark.sysbox
 def test_removed_with_its_container(engine: Engine) -> None:
     name = engine("run", "-d", f"--runtime={RUNTIME}", DOCKER, "sleep", "1000")
     engine.exec(name, "mkdir -p /var/lib/docker/x; head -c 1000000 /dev/zero >/var/lib/docker/x/blob; stat -f -c %T /var/lib/docker")

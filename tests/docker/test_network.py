@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docker.engine import eventually
+from docker.engine import DOCKER, RUNTIME, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from docker.engine import Engine
 
 HTTP = ("--", "sh", "-c", "mkdir /www; echo page >/www/index.html; exec httpd -f -p 80 -h /www")
+
+ECHO = """
+use Socket;
+socket(S, PF_INET, SOCK_DGRAM, 0) and bind(S, sockaddr_in(53, INADDR_ANY)) or die;
+while (my $peer = recv(S, my $text, 1000, 0)) { send(S, $text, 0, $peer) }
+"""
 
 
 def fetch(url: str) -> str:
@@ -67,7 +73,7 @@ def test_published_port_is_reached_from_the_host(engine: Engine) -> None:
 
 
 def test_published_udp_port(engine: Engine) -> None:
-    name = engine.up("-p", "127.0.0.1:18481:53/udp", "--", "sh", "-c", "nc -u -l -p 53 -e /bin/cat")
+    name = engine("run", "-d", f"--runtime={RUNTIME}", "-p", "127.0.0.1:18481:53/udp", DOCKER, "perl", "-e", ECHO)
     eventually(lambda: "0035" in engine.exec(name, "cat /proc/net/udp"), what="the listener")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(5)
@@ -91,7 +97,7 @@ def test_connect_and_disconnect(engine: Engine, network: str) -> None:
 
 
 def test_root_inside_administers_its_own_network(engine: Engine) -> None:
-    add = "ip link add dummy9 type dummy 2>/dev/null || ip link add veth9 type veth peer name veth8; ip addr add 10.99.0.1/24 dev lo; ip -o addr show lo"
+    add = "ip link add veth9 type veth peer name veth8; ip addr add 10.99.0.1/24 dev lo; ip -o addr show lo"
     assert "10.99.0.1/24" in engine.sh("--cap-add", "NET_ADMIN", add)
 
 

@@ -30,6 +30,8 @@ def loads(text: str) -> Any:
     stripped = text.strip(_SPACE)
     try:
         value, end = _scan(stripped, 0)
+    except SystemError as error:  # how the C scanner of Python 3.11 ends what is nested too deeply
+        raise ValueError("nested too deeply") from error
     except StopIteration:
         end = -1
         value = None

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sysbox-mgr")
 PAUSE = 0.02  # seconds between two reconfigures of one superblock
+# seconds after an event at which to reconfigure once more: without FAN_REPORT_FID names come and go without an event of their own,
+# but whoever makes them has opened something shortly before
+AGAIN = (PAUSE, 0.1, 0.5)
 WRITES = k.FAN_CREATE | k.FAN_DELETE | k.FAN_MOVED_FROM | k.FAN_MOVED_TO | k.FAN_ATTRIB | k.FAN_MODIFY | k.FAN_CLOSE_WRITE
 READS = k.FAN_OPEN
 MASK = WRITES | READS | k.FAN_ONDIR
 OLD_MASK = k.FAN_MODIFY | k.FAN_CLOSE_WRITE | k.FAN_OPEN | k.FAN_ONDIR  # what needs no FAN_REPORT_FID
-OVERFLOW = 0x4000  # FAN_Q_OVERFLOW of linux/fanotify.h
 EVENT = Struct("IBBHQii")  # struct fanotify_event_metadata: length, version, -, its own length, mask, descriptor, pid
 INFO = Struct("BBHQ")  # struct fanotify_event_info_fid: type, -, length, fsid
 BUFFER = 1 << 16
@@ -46,10 +48,9 @@ class Watched:
     path: str | None
     fsid: int  # of Docker's overlay
     device: int  # st_dev of Docker's merged directory
-    written: bool = False  # there were writes since the last reconfigure of the container's overlay
-    seen: bool = False  # Docker's overlay was used since its last reconfigure
     due: float = 0.0  # time of the next reconfigure, 0: none
     last: float = 0.0  # time of the last one
+    again: int = 0  # how many of AGAIN are done since the last event
 
 
 def drop(dfd: int, path: str = "") -> None:
@@ -124,7 +125,7 @@ class Watch:
             if not record.rootfs or not _same(record.rootfs, stat):
                 merged = os.open(f"/proc/self/fd/{fds[1]}", os.O_PATH | os.O_CLOEXEC)  # a mount that this mount namespace lacks
             self._mark(fds[1])
-            one = Watched(record.key, pidfd, root, merged, record.rootfs, os.fstatvfs(fds[1]).f_fsid, stat.st_dev, seen=True, written=True)
+            one = Watched(record.key, pidfd, root, merged, record.rootfs, os.fstatvfs(fds[1]).f_fsid, stat.st_dev)
         except OSError:
             for fd in (pidfd, root, merged):
                 if fd >= 0:
@@ -203,27 +204,27 @@ class Watch:
             return
         at = 0
         while at < len(data):
-            length, _, _, own, mask, fd, _ = EVENT.unpack_from(data, at)
+            length, _, _, own, _, fd, _ = EVENT.unpack_from(data, at)
             if fd >= 0:
                 os.close(fd)
             fsid = INFO.unpack_from(data, at + own)[3] if length > own else None
             for one in self._watched.values():
                 if one.fsid == fsid or fsid is None:
-                    self._note(one, written=fsid is None or bool(mask & (WRITES | OVERFLOW)))
+                    self._note(one)
             at += length
 
-    def _note(self, one: Watched, *, written: bool) -> None:
-        one.seen = True
-        one.written = one.written or written
-        if not one.due:
+    def _note(self, one: Watched) -> None:
+        one.again = 0
+        if not one.due or one.due > monotonic() + PAUSE:
             one.due = max(monotonic(), one.last + PAUSE)  # at once, and again after the last event: nothing stays unseen
 
     def _reconfigure(self, one: Watched) -> None:
         one.due, one.last = 0.0, monotonic()
-        written, one.written, one.seen = one.written, False, False
+        if one.again < len(AGAIN):
+            one.due = one.last + AGAIN[one.again]
+            one.again += 1
         try:
-            if written:
-                drop(one.root)
+            drop(one.root)
             if one.merged >= 0:
                 drop(one.merged)
             elif one.path and os.stat(one.path).st_dev == one.device:
