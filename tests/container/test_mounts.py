@@ -103,10 +103,15 @@ def test_each_mount_below_a_source_is_shifted_as_it_needs(bundle: Bundle, tmp_pa
     first = int(bundle.good().split()[0])
     source = with_mounts_below(tmp_path)
     try:
-        os.chown(source / "below", first, first)  # belongs to the container's ids already
-        bundle.mount("/mnt", source, "rbind")
+        for owner in (first, 1000):
+            os.chown(source / "below", owner, owner)  # belongs to the container's ids already, or not
+            bundle.config["mounts"] = [one for one in bundle.config["mounts"] if one["destination"] != "/mnt"]
+            bundle.mount("/mnt", source, "rbind")
+            bundle.sh("stat -c %u /mnt /mnt/below")
+            assert bundle.good().split() == ["0", "0" if owner == first else "1000"]
+        subprocess.run(["mount", "-t", "ramfs", "ramfs", source / "below"], check=True)  # a kind that cannot be id-mapped
         bundle.sh("stat -c %u /mnt /mnt/below")
-        assert bundle.good().split() == ["0", "0"]
+        assert bundle.good().split() == ["0", "65534"]
     finally:
         subprocess.run(["umount", "-R", source], check=True)
 

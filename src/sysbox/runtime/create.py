@@ -117,16 +117,16 @@ def _execute(
     state.save(directory, now)
     if program:
         state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
-    extra = special.prepare(notes, wanted["mounts"], ids, lines)
+    extra = special.prepare(notes, wanted["mounts"], ids)
     special.settle(notes, wanted["mounts"], plan.clean(wanted["process"]["cwd"]))
-    mount = rootfs.prepare(notes, lines, ids)
+    (_, mount), *below = rootfs.prepare(notes, lines, ids)
     if notes["how"] == "chown":
         state.save(directory, now)
         log.warning(f"the root filesystem was chowned, because {notes['cause']}")
     job: dict[str, Any] = {
         "plan": wanted,
         "rootfs": mount,
-        "steps": prepare.steps(wanted, extra, ids, lines),
+        "steps": [*(("attach", path, fd, True, {}) for path, fd in below), *prepare.steps(wanted, extra, ids, lines)],
         "console": console,
         "seccomp": program,
         "keyring": "" if options.get("no-new-keyring") else f"_ses.{wanted['id']}",

@@ -33,8 +33,8 @@ def steps(
                 placed = True
                 out += _special(plan, special)
             if kind == "bind":
-                fd, directory, cannot = bind(mount, ids, lines, shifting=dest not in skip)
-                out.append(("attach", dest, fd, directory, mount))
+                clones, directory, cannot = bind(mount, ids, lines, shifting=dest not in skip)
+                out += [("attach", dest + below, fd, directory, mount) for below, fd in clones]
                 plan.setdefault("unshifted", []).extend(cannot)
             elif kind == "dev":
                 fd, outside = dev.make(mount, plan["devices"], ids, console=bool(plan["process"].get("terminal")))
@@ -112,29 +112,36 @@ def _special(plan: dict[str, Any], special: list[tuple[str, int]]) -> list[tuple
     return [("attach", path, fd, True, {}) for path, fd in special]
 
 
-def bind(mount: dict[str, Any], ids: shift.Ids, lines: list[str], *, shifting: bool) -> tuple[int, bool, list[str]]:
-    """Clone a bind mount's source with its options: (descriptor, is a directory, what could not be id-mapped). Raises Failure 1033."""
+def bind(mount: dict[str, Any], ids: shift.Ids, lines: list[str], *, shifting: bool) -> tuple[list[tuple[str, int]], bool, list[str]]:
+    """Clone a bind mount's source with its options: (clones as of ``shift.tree``, is a directory, what could not be id-mapped).
+
+    Raises Failure 1033.
+    """
     source = mount["source"]
     recursive = bool(mount["flags"] & k.MS_REC)
-    fd = -1
+    clones: list[tuple[str, int]] = []
+    cannot: list[str] = []
     try:
-        fd = shift.clone(source, recursive=recursive)
-        directory = posix.fstat(fd).st_mode & 0o170000 == DIRECTORY
-        cannot = shift.shift(fd, _real(source) if recursive else source, ids, lines, recursive=recursive) if shifting else []
+        if shifting:
+            clones, cannot = shift.tree(_real(source) if recursive else source, ids, lines, recursive=recursive)
+        else:
+            clones = [("", shift.clone(source, recursive=recursive))]
+        directory = posix.fstat(clones[0][1]).st_mode & 0o170000 == DIRECTORY
         deep = k.AT_RECURSIVE if recursive else 0
         private = any(one & ~k.MS_REC == k.MS_PRIVATE for one in mount["propagation"])
-        k.mount_setattr(fd, "", k.AT_EMPTY_PATH | deep, 0, 0, k.MS_PRIVATE if private else k.MS_SLAVE, 0)
         on, off = attributes(mount["flags"])
-        if on or off:
-            k.mount_setattr(fd, "", k.AT_EMPTY_PATH, on, off, 0, 0)
-        if mount["set"] or mount["clear"]:
-            k.mount_setattr(fd, "", k.AT_EMPTY_PATH | k.AT_RECURSIVE, mount["set"], mount["clear"], 0, 0)
+        for below, fd in clones:
+            k.mount_setattr(fd, "", k.AT_EMPTY_PATH | deep, 0, 0, k.MS_PRIVATE if private else k.MS_SLAVE, 0)
+            if (on or off) and not below:
+                k.mount_setattr(fd, "", k.AT_EMPTY_PATH, on, off, 0, 0)
+            if mount["set"] or mount["clear"]:
+                k.mount_setattr(fd, "", k.AT_EMPTY_PATH | k.AT_RECURSIVE, mount["set"], mount["clear"], 0, 0)
     except OSError as error:
-        if fd >= 0:
+        for _, fd in clones:
             posix.close(fd)
         hint = "name a source that exists" if error.errno == ENOENT else "see whether its file system can be mounted again"
         raise Failure(1033, f"cannot mount {source} at {mount['dest']}: {reason(error)}", hint) from error
-    return fd, directory, cannot
+    return clones, directory, cannot
 
 
 def _sysfs(mount: dict[str, Any], netns: str) -> int:
@@ -158,7 +165,7 @@ def _sysfs(mount: dict[str, Any], netns: str) -> int:
 
 
 def _real(source: str) -> str:
-    """Resolve symlinks the way open_tree(2) did, so that mounts below can be found by path."""
+    """Resolve symlinks as open_tree(2) does, so that mounts below can be found by path."""
     fd = posix.open(source, posix.O_PATH | posix.O_CLOEXEC)
     try:
         return posix.readlink(f"/proc/self/fd/{fd}")

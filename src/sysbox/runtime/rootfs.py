@@ -49,18 +49,22 @@ def examine(path: str, lines: list[str], ids: shift.Ids, *, mapped: bool) -> dic
     return {"path": path, "how": "overlay" if overlaid else "id-mapped", **overlaid}
 
 
-def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
-    """Return a detached mount of the root filesystem; adds to ``notes`` what ``restore`` needs. Raises Failure 1031, OSError."""
+def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> list[tuple[str, int]]:
+    """Return detached mounts of the root filesystem and what is mounted below it, as ``shift.tree`` does; the first is the root.
+
+    Adds to ``notes`` what ``restore`` needs. Raises Failure 1031, OSError.
+    """
     path = notes["path"]
     try:
         if notes["how"] == "as it is":
-            return _whole(path)
+            return _slaves([("", shift.clone(path, recursive=True))])
         if notes["how"] == "overlay":
-            return overlay(mountinfo.at(lines, path) or "", lines, ids, notes)
-        fd = _whole(path)
-        if path not in shift.shift(fd, path, ids, lines, recursive=True):
-            return fd
-        posix.close(fd)
+            return [("", overlay(mountinfo.at(lines, path) or "", lines, ids, notes))]
+        clones, cannot = shift.tree(path, ids, lines, recursive=True)
+        if path not in cannot:
+            return _slaves(clones)
+        for _, fd in clones:
+            posix.close(fd)
         cause = "its file system cannot be id-mapped"
     except OSError as error:
         if error.errno not in shift.CANNOT or notes["how"] == "as it is":
@@ -71,14 +75,14 @@ def prepare(notes: dict[str, Any], lines: list[str], ids: shift.Ids) -> int:
     notes["how"], notes["cause"] = "chown", cause
     notes["shifted"] = [ids.uid, ids.gid, ids.size]
     chown.shift(path, ids.uid, ids.gid, ids.size)
-    return _whole(path)
+    return _slaves([("", shift.clone(path, recursive=True))])
 
 
-def _whole(path: str) -> int:
-    """Clone a directory with all mounts below it. pivot_root(2) refuses a root that passes mounts on to the host's: a slave does not."""
-    fd = shift.clone(path, recursive=True)
-    k.mount_setattr(fd, "", k.AT_EMPTY_PATH | k.AT_RECURSIVE, 0, 0, k.MS_SLAVE, 0)
-    return fd
+def _slaves(clones: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """pivot_root(2) refuses a root that passes mounts on to the host's: a slave does not."""
+    for _, fd in clones:
+        k.mount_setattr(fd, "", k.AT_EMPTY_PATH | k.AT_RECURSIVE, 0, 0, k.MS_SLAVE, 0)
+    return clones
 
 
 def parse(line: str) -> dict[str, Any]:

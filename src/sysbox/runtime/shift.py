@@ -32,20 +32,47 @@ def clone(path: str, *, recursive: bool, dfd: int = k.AT_FDCWD) -> int:
     return k.open_tree(dfd, path, flags | (0 if path else k.AT_EMPTY_PATH))
 
 
-def shift(fd: int, path: str, ids: Ids, lines: list[str], *, recursive: bool) -> list[str]:
-    """Id-map a detached clone of ``path``, each mount in it as far as it needs and can; return the paths of those that cannot.
+def tree(path: str, ids: Ids, lines: list[str], *, recursive: bool) -> tuple[list[tuple[str, int]], list[str]]:
+    """Clone ``path`` with owners shifted: [("", descriptor)], and what could not be id-mapped. Raises OSError.
 
-    What belongs to the container already (its manager chowned it, as with userns-remap) stays as it is.
+    What belongs to the container already (its manager chowned it, as with userns-remap) stays as it is. Where mounts below differ in what
+    they need or can, each is a clone of its own, to be attached at (path below, descriptor) in this order.
     """
     inner = mountinfo.below(lines, path) if recursive else []
+    fd = clone(path, recursive=bool(inner))
+    try:
+        if not inner:
+            return [("", fd)], [] if mapped(fd, ids) else [path]
+        points = sorted(mountinfo.point(line) for line in inner)
+        owned = {ids.own(posix.stat(each)) for each in (path, *points)}
+        if owned == {True} or (owned == {False} and mapped(fd, ids, k.AT_RECURSIVE)):
+            return [("", fd)], []
+    except BaseException:
+        posix.close(fd)
+        raise
+    posix.close(fd)
+    found: list[tuple[str, int]] = []
     cannot = []
-    for each in ("", *(mountinfo.point(line)[len(path.rstrip("/")) + 1 :] for line in inner)):
-        try:
-            stat = posix.fstat(fd) if not each else posix.stat(each, dir_fd=fd)
-            if not ids.own(stat):
-                k.mount_setattr(fd, each, k.AT_EMPTY_PATH if not each else k.AT_SYMLINK_NOFOLLOW, k.MOUNT_ATTR_IDMAP, 0, 0, ids.userns)
-        except OSError as error:
-            if error.errno not in CANNOT and not each:
-                raise
-            cannot.append(f"{path}/{each}" if each else path)
-    return cannot
+    try:
+        for each in (path, *points):
+            found.append((each[len(path.rstrip("/")) :] if found else "", clone(each, recursive=False)))
+            if not mapped(found[-1][1], ids):
+                cannot.append(each)
+    except BaseException:
+        for _, one in found:
+            posix.close(one)
+        raise
+    return found, cannot
+
+
+def mapped(fd: int, ids: Ids, deep: int = 0) -> bool:
+    """Id-map a detached clone unless it is the container's already; False if it cannot be."""
+    if not deep and ids.own(posix.fstat(fd)):
+        return True
+    try:
+        k.mount_setattr(fd, "", k.AT_EMPTY_PATH | deep, k.MOUNT_ATTR_IDMAP, 0, 0, ids.userns)
+    except OSError as error:
+        if error.errno not in CANNOT:
+            raise
+        return False
+    return True

@@ -61,7 +61,7 @@ def exclusive(mounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids, lines: list[str]) -> list[tuple[str, int]]:
+def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids) -> list[tuple[str, int]]:
     """Return (path inside, detached id-mapped mount) for special directories that nobody else provides. Raises Failure 1033.
 
     Works on the first overlay (``notes["merged"]``), before the container's own is mounted.
@@ -83,7 +83,7 @@ def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids,
             if fd >= 0:
                 found.append((path, fd))
         for path, fd in found:
-            if shift.shift(fd, notes["upper"], ids, lines, recursive=False):
+            if not shift.mapped(fd, ids):
                 raise Failure(1033, f"cannot prepare {path}: its file system cannot be id-mapped", f"mount a volume at {path}")
     except BaseException:
         for _, fd in found:
