@@ -10,22 +10,34 @@ SRC = Path(__file__).resolve().parents[2] / "src"
 PYTHON = "/usr/bin/python3"  # the interpreter of the installed programs
 
 # beyond those of a bare `python3 -ISE`
-BUILTIN = {"_json", "_signal", "_socket", "_stat", "errno", "fcntl", "posix", "select", "time", "math", "_blake2", "binascii", "_struct"}
+BUILTIN = {
+    "__future__",
+    "_json",
+    "_signal",
+    "_socket",
+    "_stat",
+    "errno",
+    "fcntl",
+    "posix",
+    "select",
+    "time",
+    "math",
+    "_blake2",
+    "binascii",
+    "_struct",
+}
 BASE = {"sysbox", "sysbox.errors", "sysbox.runtime", "sysbox.runtime.log", "sysbox.runtime.main", "sysbox.runtime.options"}
 BASE |= {"sysbox.linux", "sysbox.linux.jsons"}
 STATE = {
     "sysbox.linux._kernel",
     "sysbox.linux.mountinfo",
-    "sysbox.oci",
-    "sysbox.oci.devices",
-    "sysbox.oci.fields",
-    "sysbox.oci.resources",
     "sysbox.runtime.cgroup",
     "sysbox.runtime.lifecycle",
     "sysbox.runtime.state",
 }
 MANAGER = {"sysbox.wire", "sysbox.wire.message", "sysbox.runtime.manager"}
 PROCESS = {
+    "sysbox.oci",
     "sysbox.oci.capabilities",
     "sysbox.oci.config",
     "sysbox.oci.schema",
@@ -36,7 +48,6 @@ PROCESS = {
 CREATE = {
     "sysbox.oci.mountoptions",
     "sysbox.oci.seccomp",
-    "sysbox.oci.syscalls",
     "sysbox.runtime.create",
     "sysbox.runtime.dev",
     "sysbox.runtime.plan",
@@ -47,8 +58,10 @@ CREATE = {
     "sysbox.runtime.special",
 }
 
+LIMITS = {"sysbox.oci.resources", "sysbox.oci.devices", "sysbox.oci.fields"}
+
 COMMANDS = {
-    "create": ("sysbox.runtime.run", BASE | STATE | MANAGER | PROCESS | CREATE),
+    "create": ("sysbox.runtime.run, sysbox.oci.resources", BASE | STATE | MANAGER | PROCESS | CREATE | LIMITS),
     "start": ("sysbox.runtime.lifecycle", BASE | STATE),
     "kill": ("sysbox.runtime.lifecycle", BASE | STATE),
     "state": ("sysbox.runtime.commands", BASE | STATE | {"sysbox.runtime.commands"}),
