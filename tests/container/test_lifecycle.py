@@ -300,3 +300,17 @@ def test_features_and_version(bundle: Bundle) -> None:
 def test_versions_of_the_specification(bundle: Bundle, version: str) -> None:
     bundle.config["ociVersion"] = version
     bundle.good()
+
+
+@sysbox_only
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_creation_that_is_interrupted_leaves_nothing(bundle: Bundle, number: int) -> None:
+    bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": [f"/{bundle.name}", "1000"]}]}
+    bundle.write()
+    command = [RUNTIME, "--root", str(bundle.root), "run", bundle.name]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=bundle.directory) as running:
+        wait_for(lambda: list(Path("/sys/fs/cgroup").glob(f"*/{bundle.name}")))
+        time.sleep(0.1)
+        running.send_signal(number)
+        assert running.wait(10) == 130
+    wait_for(lambda: not leftovers(bundle), 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal
 import posix
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
@@ -31,6 +32,8 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
 
     ``console``: a connected socket that takes the terminal's master, -1 when there is none; ``terminal`` makes one if one is needed.
     """
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        _signal.signal(number, _interrupt)  # as SIGINT does: what was made is unmade
     posix.umask(0)  # modes here are meant as they are written
     bundle = options.get("bundle") or posix.getcwd()
     bundle = plan.clean(bundle if bundle.startswith("/") else f"{posix.getcwd()}/{bundle}")
@@ -61,6 +64,10 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
         raise
     finally:
         posix.close(directory)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def check_kernel() -> None:

@@ -20,6 +20,8 @@ JOINED = k.CLONE_NEWUSER | k.CLONE_NEWNS | k.CLONE_NEWNET | k.CLONE_NEWIPC | k.C
 
 def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> int:
     """Run a process; return its exit status, or 0 at once with ``detach``. Raises Failure."""
+    from sysbox.runtime import supervise
+
     now = state.load(root, name)
     status = state.status(root, now)
     if status == "stopped":
@@ -41,6 +43,8 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         "domain": now["domain"],
     }
     job["init"] = lifecycle.init_pidfd(now)
+    if not options.get("detach"):
+        supervise.hold()
     pid, pidfd = _birth(now, job, options)
     if console >= 0:
         posix.close(console)
@@ -48,8 +52,6 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         state.write_pid(options["pid-file"], pid)
     if options.get("detach"):
         return 0
-    from sysbox.runtime import supervise
-
     relay = None
     if ours:
         from sysbox.runtime.console import Relay, receive

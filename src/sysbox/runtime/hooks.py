@@ -6,7 +6,6 @@ import posix
 from select import POLLIN, poll
 
 from sysbox.errors import Failure, reason
-from sysbox.linux import _kernel as k
 from sysbox.linux.jsons import dumps
 
 TYPE_CHECKING = False
@@ -35,10 +34,11 @@ def _one(kind: str, hook: dict[str, Any], state: bytes) -> None:
     give_r, give_w = posix.pipe2(posix.O_CLOEXEC)
     said_r, said_w = posix.pipe2(posix.O_CLOEXEC)
     actions = [(posix.POSIX_SPAWN_DUP2, give_r, 0), (posix.POSIX_SPAWN_DUP2, said_w, 1), (posix.POSIX_SPAWN_DUP2, said_w, 2)]
+    pid = 0
     pidfd = -1
     try:
         try:
-            pid = posix.posix_spawn(path, hook.get("args") or [path], env, file_actions=actions, setsigdef=(2, 13, 25))
+            pid = posix.posix_spawn(path, hook.get("args") or [path], env, file_actions=actions, setsigmask=(), setsigdef=(2, 13, 25))
         except OSError as error:
             raise Failure(1022, f"{kind} hook {path} cannot be run: {reason(error)}", hint) from error
         pidfd = posix.pidfd_open(pid)
@@ -52,11 +52,15 @@ def _one(kind: str, hook: dict[str, Any], state: bytes) -> None:
         give_w = -1
         output = _wait(kind, path, pidfd, said_r, hook.get("timeout"))
         status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
+        pid = 0
         if status:
             ended = f"exit status {status}" if status > 0 else f"signal {-status}"
             said = output.decode("utf-8", "replace").strip()
             raise Failure(1022, f"{kind} hook {path} failed: {ended}{f': {said}' if said else ''}", hint)
     finally:
+        if pid:  # its time is over, or ours
+            posix.kill(pid, 9)
+            posix.waitpid(pid, 0)
         for fd in (give_r, give_w, said_r, said_w, pidfd):
             if fd >= 0:
                 posix.close(fd)
@@ -81,6 +85,4 @@ def _wait(kind: str, path: str, pidfd: int, said: int, timeout: int | None) -> b
         elif pidfd in ready:
             return output
         if not ready and end is not None and time.monotonic() >= end:
-            k.pidfd_send_signal(pidfd, 9)
-            poller.poll(1000)
             raise Failure(1022, f"{kind} hook {path} did not end within its timeout of {timeout} s", "raise its timeout")

@@ -51,6 +51,7 @@ def report(channel: socket, error: BaseException) -> None:
 def main(job: dict[str, Any]) -> NoReturn:
     """Be the init of ``job``: the plan, its steps and descriptors (see create.py). Never returns."""
     channel = job["channel"]
+    _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
     numbers = [channel.fileno(), job["listener"].fileno(), job["rootfs"], *job["doors"], *(fd for _, _, fd, _, _ in job["steps"])]
     process.keep_only([fd for fd in (*numbers, job["leaf"], job["console"], *range(3, 3 + job["preserve"])) if fd >= 0])
     try:

@@ -62,7 +62,9 @@ def _start() -> None:
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     actions = [(posix.POSIX_SPAWN_DUP2, null, 0), (posix.POSIX_SPAWN_DUP2, null, 1), (posix.POSIX_SPAWN_DUP2, tell_, 2)]
     try:
-        pid = posix.posix_spawn(program, [program, "--daemonize", "--log", LOG], posix.environ, file_actions=actions, setsid=True)
+        pid = posix.posix_spawn(
+            program, [program, "--daemonize", "--log", LOG], posix.environ, file_actions=actions, setsid=True, setsigmask=()
+        )
         posix.close(tell_)
         tell_ = -1
         said = b""

@@ -31,6 +31,8 @@ def _console(options: dict[str, Any]) -> int:
 
 def run(root: str, name: str, options: dict[str, Any]) -> int:
     """Create and start a container; in the foreground return its exit status and delete it. Raises Failure."""
+    from sysbox.runtime import supervise
+
     if not options.get("detach") and not options.get("no-subreaper"):
         k.prctl(k.PR_SET_CHILD_SUBREAPER, 1)
     console = _console(options)
@@ -49,6 +51,8 @@ def run(root: str, name: str, options: dict[str, Any]) -> int:
         posix.close(sockets[1])
     directory = state.lock(root, name)
     pidfd = lifecycle.init_pidfd(now)
+    if not options.get("detach"):
+        supervise.hold()
     try:
         lifecycle.started(directory, now)
         lifecycle.from_hooks(root, now, "poststart")
@@ -60,8 +64,6 @@ def run(root: str, name: str, options: dict[str, Any]) -> int:
         posix.close(directory)
     if options.get("detach"):
         return 0
-    from sysbox.runtime import supervise
-
     relay = None
     if sockets:
         from sysbox.runtime.console import Relay, receive

@@ -24,6 +24,14 @@ OWN = (
 )
 
 
+PASSED_ON = tuple(number for number in range(1, 32) if number not in OWN)
+
+
+def hold() -> None:
+    """Keep signals back until ``foreground`` can pass them on: the process is about to run, and must not be left alone."""
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, PASSED_ON)
+
+
 def foreground(pid: int, pidfd: int, relay: Relay | None) -> int:
     """Wait for a child; return its exit status, 128 + n after signal n."""
 
@@ -33,9 +41,10 @@ def foreground(pid: int, pidfd: int, relay: Relay | None) -> int:
         except OSError:
             return  # it has ended just now
 
-    for number in range(1, 32):
-        if number not in OWN and _signal.getsignal(number) != _signal.SIG_IGN:
+    for number in PASSED_ON:
+        if _signal.getsignal(number) != _signal.SIG_IGN:
             _signal.signal(number, pass_on)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, PASSED_ON)
     try:
         if relay:
             relay.run(pidfd)
