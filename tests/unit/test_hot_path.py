@@ -27,7 +27,7 @@ BUILTIN = {
     "_struct",
 }
 BASE = {"sysbox", "sysbox.errors", "sysbox.runtime", "sysbox.runtime.log", "sysbox.runtime.main", "sysbox.runtime.options"}
-BASE |= {"sysbox.linux", "sysbox.linux.jsons"}
+BASE |= {"sysbox.linux", "sysbox.linux.files", "sysbox.linux.jsons"}
 STATE = {
     "sysbox.linux._kernel",
     "sysbox.linux.mountinfo",

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.oci.mountoptions import attributes, options
 from sysbox.oci.spec import example
 from sysbox.runtime import plan
@@ -61,7 +62,7 @@ def test_sysctl_names() -> None:
 
 
 def test_paths_are_cleaned_as_text() -> None:
-    assert [plan.clean(path) for path in ("a", "/a/../../b//./c/", "//")] == ["/a", "/b/c", "/"]
+    assert [files.clean(path) for path in ("a", "/a/../../b//./c/", "//")] == ["/a", "/b/c", "/"]
 
 
 def test_options_last_word_wins() -> None:

@@ -31,9 +31,9 @@ def verdict(program: bytes, number: int, *args: int, arch: int = X86_64) -> int:
         op, true, false, value = code[at]
         at += 1
         if op == 0x20:
-            accumulator = struct.unpack_from("<I", data, value)[0]
+            accumulator = int(struct.unpack_from("<I", data, value)[0])
         elif op == 0x06:
-            return value
+            return int(value)
         elif op == 0x05:
             at += value
         elif op == 0x54:

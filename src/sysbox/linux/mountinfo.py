@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import posix
+from sysbox.linux import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -11,14 +11,7 @@ if TYPE_CHECKING:
 
 def read(path: str = "/proc/self/mountinfo") -> list[str]:
     """Read the lines. Raises OSError."""
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    parts = []
-    try:
-        while part := posix.read(fd, 1 << 16):
-            parts.append(part)
-    finally:
-        posix.close(fd)
-    return b"".join(parts).decode("utf-8", "surrogateescape").split("\n")[:-1]
+    return files.read(path).decode("utf-8", "surrogateescape").split("\n")[:-1]
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import posix
 
 from sysbox.errors import Failure, reason
+from sysbox.linux import files
 from sysbox.linux.jsons import loads
 from sysbox.oci.schema import CONFIG, PROCESS, check, malformed
 
@@ -48,14 +49,7 @@ def read(path: str) -> dict[str, Any]:
 def slurp(path: str, hint: str = "") -> str:
     """Read a text file whole. Raises Failure 1010."""
     try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-        try:
-            parts = []
-            while part := posix.read(fd, 1 << 18):
-                parts.append(part)
-        finally:
-            posix.close(fd)
-        return b"".join(parts).decode()
+        return files.read(path).decode()
     except OSError as error:
         raise Failure(1010, f"cannot read {path}: {reason(error)}", hint) from error
     except ValueError as error:

@@ -11,7 +11,7 @@ from errno import EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ENOTDIR, ENOTEMPTY, EOP
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
-from sysbox.linux import mountinfo
+from sysbox.linux import files, mountinfo
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,14 +45,14 @@ def hierarchies(lines: list[str]) -> tuple[dict[str, str], str]:
 
 def own() -> dict[str, str]:
     """Return our own cgroups: controllers ("" for v2) -> path within the hierarchy."""
-    with_slash = (line.split(":", 2) for line in _read("/proc/self/cgroup").split("\n") if line)
+    with_slash = (line.split(":", 2) for line in _text("/proc/self/cgroup").split("\n") if line)
     return {names: path for _, names, path in with_slash}
 
 
 def place(lines: list[str], path: str) -> dict[str, Any]:
     """Say where the cgroups of ``linux.cgroupsPath`` are; a relative path is below our own. Raises Failure 1030."""
     v1, v2 = hierarchies(lines)
-    path = "/".join(part for part in path.split("/") if part not in ("", ".", "..")) if not path.startswith("/") else _clean(path)
+    path = "/".join(part for part in path.split("/") if part not in ("", ".", "..")) if not path.startswith("/") else files.clean(path)
     if not path.strip("/"):
         raise Failure(1030, "$.linux.cgroupsPath is the root of all cgroups", "name a directory of its own")
     if path.startswith("/"):
@@ -60,16 +60,6 @@ def place(lines: list[str], path: str) -> dict[str, Any]:
     mine = own()
     below = {names: f"{where}{mine.get(names, '/').rstrip('/')}/{path}" for names, where in v1.items()}
     return {"v1": below, "v2": f"{v2}{mine.get('', '/').rstrip('/')}/{path}" if v2 else ""}
-
-
-def _clean(path: str) -> str:
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
 
 
 def directories(groups: dict[str, Any]) -> list[str]:
@@ -117,17 +107,17 @@ def _mkdir(path: str, made: list[str]) -> list[str]:
 def _inherit_cpuset(path: str) -> None:
     """Give a new v1 cpuset what its parent has: without that no process may enter."""
     for name in ("cpuset.cpus", "cpuset.mems"):
-        if not _read(f"{path}/{name}").strip():
-            write(f"{path}/{name}", _read(f"{path[: path.rindex('/')]}/{name}").strip())
+        if not _text(f"{path}/{name}").strip():
+            files.write(f"{path}/{name}", _text(f"{path[: path.rindex('/')]}/{name}").strip())
 
 
 def _delegate(parent: str) -> None:
     """Hand every controller that a v2 cgroup has on to its children."""
-    have = _read(f"{parent}/cgroup.subtree_control").split()
-    for name in _read(f"{parent}/cgroup.controllers").split():
+    have = _text(f"{parent}/cgroup.subtree_control").split()
+    for name in _text(f"{parent}/cgroup.controllers").split():
         if name not in have:
             try:
-                write(f"{parent}/cgroup.subtree_control", f"+{name}")
+                files.write(f"{parent}/cgroup.subtree_control", f"+{name}")
             except OSError as error:
                 if error.errno not in (EBUSY, EINVAL, EOPNOTSUPP, ENOENT):
                     raise
@@ -164,7 +154,7 @@ def limit(groups: dict[str, Any], resources: dict[str, Any], *, fresh: bool = Tr
             _set(path, file, value, again=again)
         return
     if not fresh and (resources.get("memory") or {}).get("checkBeforeUpdate"):
-        oci.check_usage(resources, int(_read(f"{groups['v2']}/memory.current")))
+        oci.check_usage(resources, int(_text(f"{groups['v2']}/memory.current")))
     for file, value in oci.v2(resources):
         _set(groups["v2"], file, value)
     if devices or fresh:
@@ -180,7 +170,7 @@ def limit(groups: dict[str, Any], resources: dict[str, Any], *, fresh: bool = Tr
 def _set(path: str, file: str, value: str, *, again: bool = False) -> None:
     """Write a limit; ``again``: it is tried once more later, when what it depends on is set."""
     try:
-        write(f"{path}/{file}", value)
+        files.write(f"{path}/{file}", value)
     except OSError as error:
         if again and error.errno == EINVAL:
             return
@@ -193,28 +183,8 @@ def _set(path: str, file: str, value: str, *, again: bool = False) -> None:
             _set(path, *other)
 
 
-def write(path: str, value: str) -> None:
-    """Write one value to a file of the kernel. Raises OSError with the path."""
-    fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-    try:
-        posix.write(fd, value.encode())
-    except OSError as error:
-        raise OSError(error.errno, f"write: {error.strerror}", path) from None
-    finally:
-        posix.close(fd)
-
-
-def _read(path: str) -> str:
-    fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-    try:
-        parts = []
-        while part := posix.read(fd, 1 << 16):
-            parts.append(part)
-        return b"".join(parts).decode()
-    except OSError as error:
-        raise OSError(error.errno, f"read: {error.strerror}", path) from None
-    finally:
-        posix.close(fd)
+def _text(path: str) -> str:
+    return files.read(path).decode()
 
 
 def doors(groups: dict[str, Any]) -> tuple[list[int], int]:
@@ -243,7 +213,7 @@ def pids(groups: dict[str, Any]) -> list[int]:
     found: list[int] = []
     for path in _tree(where):
         try:
-            found += [int(pid) for pid in _read(f"{path}/cgroup.procs").split()]
+            found += [int(pid) for pid in _text(f"{path}/cgroup.procs").split()]
         except OSError as error:
             if error.errno not in (ENOENT, ENODEV, EOPNOTSUPP):
                 raise
@@ -269,18 +239,18 @@ def freeze(groups: dict[str, Any], *, frozen: bool) -> None:
     path = next((path for names, path in groups["v1"].items() if "freezer" in names.split(",")), None)
     if path:
         file, value = f"{path}/freezer.state", "FROZEN" if frozen else "THAWED"
-        write(file, value)
+        files.write(file, value)
     elif groups["v2"]:
-        write(f"{groups['v2']}/cgroup.freeze", "1" if frozen else "0")
+        files.write(f"{groups['v2']}/cgroup.freeze", "1" if frozen else "0")
         file, value = f"{groups['v2']}/cgroup.events", f"frozen {int(frozen)}"
     else:
         raise Failure(1031, "this host has no freezer cgroup", "mount the freezer hierarchy, or cgroup v2")
     for _ in range(2000):
-        if value in _read(file):
+        if value in _text(file):
             return
         time.sleep(0.001)
         if path:
-            write(file, value)  # a process forked meanwhile is caught by a second try: freezer-subsystem.rst
+            files.write(file, value)  # a process forked meanwhile is caught by a second try: freezer-subsystem.rst
     if frozen:
         freeze(groups, frozen=False)
     raise Failure(1031, f"the processes did not become {value} within two seconds", "try again")
@@ -291,8 +261,8 @@ def is_frozen(groups: dict[str, Any]) -> bool:
     try:
         for names, path in groups["v1"].items():
             if "freezer" in names.split(","):
-                return _read(f"{path}/freezer.state").strip() != "THAWED"
-        return bool(groups["v2"]) and _read(f"{groups['v2']}/cgroup.freeze").strip() == "1"
+                return _text(f"{path}/freezer.state").strip() != "THAWED"
+        return bool(groups["v2"]) and _text(f"{groups['v2']}/cgroup.freeze").strip() == "1"
     except OSError:
         return False
 
@@ -301,7 +271,7 @@ def kill(groups: dict[str, Any]) -> None:
     """Kill whatever is left in the container's cgroups; returns at once. Raises OSError."""
     if groups["v2"]:
         try:
-            write(f"{groups['v2']}/cgroup.kill", "1")
+            files.write(f"{groups['v2']}/cgroup.kill", "1")
         except OSError as error:
             if error.errno not in (ENOENT, ENODEV):
                 raise

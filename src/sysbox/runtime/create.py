@@ -9,7 +9,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
-from sysbox.linux import mountinfo
+from sysbox.linux import files, mountinfo
 from sysbox.oci import config as oci
 from sysbox.oci import seccomp
 from sysbox.runtime import cgroup, hooks, init, log, manager, plan, prepare, process, rootfs, shift, special, state
@@ -36,7 +36,7 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
         _signal.signal(number, _interrupt)  # as SIGINT does: what was made is unmade
     posix.umask(0)  # modes here are meant as they are written
     bundle = options.get("bundle") or posix.getcwd()
-    bundle = plan.clean(bundle if bundle.startswith("/") else f"{posix.getcwd()}/{bundle}")
+    bundle = files.clean(bundle if bundle.startswith("/") else f"{posix.getcwd()}/{bundle}")
     config = oci.read(f"{bundle}/config.json")
     wanted = plan.make(config, name, bundle)
     process.check(wanted["process"], "$.process")
@@ -118,14 +118,14 @@ def _execute(
     ids = shift.Ids(reply["uid"], reply["gid"], reply["size"], fds[0])
     if reply.get("userns") and not wanted["namespaces"]["user"]:
         wanted["namespaces"]["user"] = reply["userns"]
-    notes = rootfs.examine(plan.clean(wanted["root"]), lines, ids, mapped=wanted["ids"] is not None)
+    notes = rootfs.examine(files.clean(wanted["root"]), lines, ids, mapped=wanted["ids"] is not None)
     undo += [lambda: special.tidy(notes), lambda: rootfs.restore(notes)]
     now.update(ids=[ids.uid, ids.gid, ids.size], rootfs=notes)
     state.save(directory, now)
     if program:
         state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
     extra = special.prepare(notes, wanted["mounts"], ids)
-    special.settle(notes, wanted["mounts"], plan.clean(wanted["process"]["cwd"]))
+    special.settle(notes, wanted["mounts"], files.clean(wanted["process"]["cwd"]))
     (_, mount), *below = rootfs.prepare(notes, lines, ids)
     if notes["how"] == "chown":
         state.save(directory, now)
@@ -162,7 +162,7 @@ def _execute(
         posix.close(fd)
     if not wanted["namespaces"]["user"]:
         for file, first in (("uid_map", ids.uid), ("gid_map", ids.gid)):
-            cgroup.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
+            files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
     wire.send(channel, {"do": "set up"})
     _hear(channel, "mounted", pid, pidfd)
@@ -270,7 +270,7 @@ def _clone_joined(joined: dict[str, str], offsets: dict[str, Any], job: dict[str
                 k.unshare(k.CLONE_NEWTIME)
                 flags &= ~k.CLONE_NEWTIME
                 text = "".join(f"{clock} {one.get('secs') or 0} {one.get('nanosecs') or 0}\n" for clock, one in offsets.items())
-                cgroup.write("/proc/self/timens_offsets", text)
+                files.write("/proc/self/timens_offsets", text)
             init.Step.name = "clone init"
             pid, pidfd = k.clone3(flags | k.CLONE_PARENT, v2) or (0, -1)
             if not pid:
@@ -346,11 +346,11 @@ def _sysctls(wanted: dict[str, str], pidfd: int, uid: int) -> None:
         for path, value in wanted.items():
             try:
                 try:
-                    cgroup.write(f"/proc/sys/{path}", value)
+                    files.write(f"/proc/sys/{path}", value)
                 except PermissionError:  # those of IPC are their owner's alone from 6.9 on, whatever capabilities we have
                     posix.seteuid(uid)
                     try:
-                        cgroup.write(f"/proc/sys/{path}", value)
+                        files.write(f"/proc/sys/{path}", value)
                     finally:
                         posix.seteuid(0)
             except OSError as error:

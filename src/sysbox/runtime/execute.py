@@ -7,6 +7,7 @@ from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
 from sysbox.errors import Failure
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.oci import config as oci
 from sysbox.runtime import cgroup, init, lifecycle, log, process, state
 from sysbox.wire import message as wire
@@ -121,15 +122,9 @@ def _console(wanted: dict[str, Any], options: dict[str, Any]) -> tuple[int, sock
 def _filter(root: str, name: str) -> tuple[int, bytes] | None:
     """Read the seccomp filter that init has."""
     try:
-        fd = posix.open(f"{root}/{name}/seccomp", posix.O_RDONLY | posix.O_CLOEXEC)
+        data = files.read(f"{root}/{name}/seccomp")
     except FileNotFoundError:
         return None
-    try:
-        data = b""
-        while part := posix.read(fd, 1 << 18):
-            data += part
-    finally:
-        posix.close(fd)
     return int.from_bytes(data[:8], "little"), data[8:]
 
 

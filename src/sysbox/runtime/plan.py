@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sysbox.errors import Failure
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.oci import config as oci
 from sysbox.oci.mountoptions import PROPAGATION, options
 from sysbox.oci.schema import malformed
@@ -28,17 +29,6 @@ OURS_TO_MOUNT = ("proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup"
 OPEN = ("/proc", "/proc/sys", "/proc/kcore", "/proc/kallsyms", "/proc/kmsg")  # never masked: software inside needs them
 WRITABLE = ("/proc", "/proc/sys")  # never read-only
 IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
-
-
-def clean(path: str) -> str:
-    """Make a path absolute and free of ``.``, ``..`` and doubled slashes, as text."""
-    parts: list[str] = []
-    for part in path.split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/" + "/".join(parts)
 
 
 def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
@@ -70,9 +60,9 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "hostname": hostname,
         "domainname": config.get("domainname") or "",
         "mounts": mounts(config, bundle, readonly=readonly),
-        "devices": [one for one in linux.get("devices") or () if clean(one["path"]) != "/dev/kmsg"],
-        "masked": [path for path in linux.get("maskedPaths") or () if clean(path) not in OPEN],
-        "readonly_paths": [path for path in linux.get("readonlyPaths") or () if clean(path) not in WRITABLE],
+        "devices": [one for one in linux.get("devices") or () if files.clean(one["path"]) != "/dev/kmsg"],
+        "masked": [path for path in linux.get("maskedPaths") or () if files.clean(path) not in OPEN],
+        "readonly_paths": [path for path in linux.get("readonlyPaths") or () if files.clean(path) not in WRITABLE],
         "sysctl": sysctls(linux.get("sysctl") or {}),
         "cgroup": linux.get("cgroupsPath") or f"/{name}",
         "resources": linux.get("resources") or {},
@@ -110,7 +100,7 @@ def mounts(config: dict[str, Any], bundle: str, *, readonly: bool) -> list[dict[
     plan = [_mount("/proc", "proc", "proc", SAFE), _mount("/sys", "sysfs", "sysfs", SAFE | ro), dev, groups]
     wanted = []
     for index, entry in enumerate(config.get("mounts") or ()):
-        dest = clean(entry["destination"])
+        dest = files.clean(entry["destination"])
         if dest == "/":
             raise malformed(f"$.mounts[{index}].destination", "a place below /", entry["destination"])
         mount = {**options(entry.get("options") or []), "dest": dest, "type": entry.get("type") or "", "source": entry.get("source") or ""}

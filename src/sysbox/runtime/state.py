@@ -13,6 +13,7 @@ from errno import EEXIST, ENOENT, ENOTDIR
 from fcntl import LOCK_EX, flock
 
 from sysbox.errors import Failure, reason
+from sysbox.linux import files
 from sysbox.linux.jsons import dumps, loads
 from sysbox.runtime import cgroup
 
@@ -93,18 +94,12 @@ def load(root: str, name: str) -> dict[str, Any]:
     """Read state.json. Raises Failure 1004, 1006, 1008 (being created right now, or what is left of that)."""
     check_id(name)
     try:
-        fd = posix.open(f"{root}/{name}/state.json", posix.O_RDONLY | posix.O_CLOEXEC)
+        data = files.read(f"{root}/{name}/state.json")
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR):
             raise Failure(1004, f"container {name} does not exist", f"see sysbox-runc --root {root} list") from None
         raise
-    try:
-        parts = []
-        while part := posix.read(fd, 1 << 16):
-            parts.append(part)
-    finally:
-        posix.close(fd)
-    state = loads(b"".join(parts).decode())
+    state = loads(data.decode())
     if state.__class__ is not dict:
         raise Failure(1008, f"{root}/{name}/state.json is damaged", f"sysbox-runc delete --force {name}")
     return state  # type: ignore[no-any-return]
@@ -113,15 +108,9 @@ def load(root: str, name: str) -> dict[str, Any]:
 def starttime(pid: int) -> int:
     """Return when a process started, in ticks since boot, 0 if it is gone or a zombie: proc_pid_stat(5)."""
     try:
-        fd = posix.open(f"/proc/{pid}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
+        fields = files.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return 0
-    try:
-        fields = posix.read(fd, 4096).rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    finally:
-        posix.close(fd)
     return 0 if fields[0] in b"ZX" else int(fields[19])
 
 
