@@ -2,6 +2,7 @@
 
 import copy
 import json
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from sysbox.errors import Failure
 from sysbox.oci import config as oci
 from sysbox.oci.spec import example
 from sysbox.runtime import plan
+
+SRC = Path(__file__).resolve().parents[2] / "src"
 
 
 def change(path: str, value: Any) -> dict[str, Any]:
@@ -101,6 +104,17 @@ def test_no_json_object(tmp_path: Path, text: str) -> None:
     with pytest.raises(Failure) as caught:
         read(tmp_path, text)
     assert caught.value.code == 1011
+
+
+@pytest.mark.parametrize(("text", "said"), [('{"a":\n1,}', "line 2 column 3"), ("[" * 100000, "recursion"), ("{} {}", "column 4")])
+def test_what_is_wrong_with_the_json_is_told_on_the_hot_path_too(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    script = f"import sys; sys.path.insert(0, {str(SRC)!r}); from sysbox.oci import config; config.read({str(tmp_path / 'config.json')!r})"
+    done = subprocess.run(["/usr/bin/python3", "-ISE", "-B", "-c", script], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert "sysbox.errors.Failure: " in last
+    assert said in last
+    assert "SBX-1011" in last
 
 
 @pytest.mark.parametrize("kind", ["pid", "ipc", "uts", "mount", "network"])
