@@ -185,6 +185,27 @@ def test_preserved_descriptors_and_no_others(bundle: Bundle) -> None:
         os.close(fd)
 
 
+def test_descriptors_of_a_service_manager(bundle: Bundle) -> None:
+    read, write = os.pipe()
+    bundle.sh("echo $LISTEN_FDS $LISTEN_PID; echo hello >&3")
+    bundle.write()
+    done = subprocess.run(
+        command_of(bundle),
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=bundle.directory,
+        close_fds=False,
+        preexec_fn=lambda: os.dup2(write, 3),
+        env={**os.environ, "LISTEN_FDS": "1"},
+        timeout=30,
+    )
+    assert done.stdout == "1 1\n", done.stderr
+    assert os.read(read, 100) == b"hello\n"
+    os.close(read)
+    os.close(write)
+
+
 @sysbox_only
 def test_descriptors_that_are_not_there_are_refused(bundle: Bundle) -> None:
     result = bundle.run("--preserve-fds", "40")

@@ -82,6 +82,8 @@ MALFORMED = [
     ("process.env", ["SYSBOX_HONOR_CAPS=true"], 1015, "'true'"),
     ("process.env", ["SYSBOX_HONOR_CAPS"], 1015, "no value"),
     ("process.env", ["SYSBOX_SKIP_UID_SHIFT=/a,b"], 1015, "SYSBOX_SKIP_UID_SHIFT"),
+    ("linux.personality", {"domain": "SOLARIS"}, 1011, "$.linux.personality"),
+    ("linux.intelRdt", {"closID": "x"}, 1009, "$.linux.intelRdt"),
     ("mounts", [{"destination": "/x", "options": ["bind"]}], 1011, "$.mounts[0].source"),
     ("mounts", [{"destination": "/x", "source": "x"}], 1011, "$.mounts[0].type"),
     ("mounts", [{"destination": "/x", "source": "/y", "options": ["bind", "size=1m"]}], 1011, "$.mounts[0].options"),

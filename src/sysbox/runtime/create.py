@@ -204,7 +204,7 @@ def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
         "rootfs": {},
         "hooks": {kind: wanted["hooks"].get(kind) or [] for kind in ("poststart", "poststop")},
         "process": wanted["process"],
-        "domain": (wanted["personality"] or {}).get("domain") or "",
+        "personality": wanted["personality"],
         "knobs": wanted["knobs"],
     }
 

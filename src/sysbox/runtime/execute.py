@@ -41,7 +41,7 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         "keyring": f"_ses.{name}",
         "preserve": int(options.get("preserve-fds") or 0),
         "honor_caps": knobs.get("SYSBOX_HONOR_CAPS", now["knobs"].get("SYSBOX_HONOR_CAPS", False)),
-        "domain": now["domain"],
+        "personality": now["personality"],
     }
     job["init"] = lifecycle.init_pidfd(now)
     if not options.get("detach"):
@@ -224,7 +224,7 @@ def _child(job: dict[str, Any]) -> NoReturn:
             keyring=job["keyring"],
             preserve=job["preserve"],
             honor_caps=job["honor_caps"],
-            domain=job["domain"],
+            personality=job["personality"],
         )
     except BaseException as error:  # noqa: BLE001 - everything is told
         init.report(channel, error)

@@ -381,5 +381,5 @@ def _start(job: dict[str, Any]) -> NoReturn:
         keyring=job["keyring"],
         preserve=job["preserve"],
         honor_caps=bool(plan["knobs"].get("SYSBOX_HONOR_CAPS")),
-        domain=(plan["personality"] or {}).get("domain") or "",
+        personality=plan["personality"],
     )

@@ -28,6 +28,7 @@ SAFE = k.MS_NOSUID | k.MS_NODEV | k.MS_NOEXEC
 OURS_TO_MOUNT = ("proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "fuse", "binfmt_misc")
 OPEN = ("/proc", "/proc/sys", "/proc/kcore", "/proc/kallsyms", "/proc/kmsg")  # never masked: software inside needs them
 WRITABLE = ("/proc", "/proc/sys")  # never read-only
+PERSONALITIES = {"LINUX": 0, "LINUX32": 8}  # linux/personality.h
 IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 
 
@@ -42,7 +43,11 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
     propagation = linux.get("rootfsPropagation") or ""
     if propagation and propagation not in PROPAGATION:
         raise malformed("$.linux.rootfsPropagation", f"one of {', '.join(PROPAGATION)}", propagation)
-    hostname = config.get("hostname") or ""
+    personality = linux.get("personality")
+    if personality and (personality.get("domain") not in PERSONALITIES or personality.get("flags")):
+        raise malformed("$.linux.personality", f"a domain of {' or '.join(PERSONALITIES)}, and no flags", personality)
+    if linux.get("intelRdt"):
+        raise Failure(1009, "$.linux.intelRdt is set, but Intel RDT is not supported", "leave it out")
     knobs = oci.knobs(process.get("env") or [])
     for knob, plain in (("SYSBOX_SYSCONT_MODE", True), ("SYSBOX_IGNORE_SYSFS_CHOWN", False), ("SYSBOX_ALLOW_TRUSTED_XATTR", False)):
         if knobs.get(knob, plain) is not plain:
@@ -57,7 +62,7 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "namespaces": oci.namespaces(config),
         "offsets": linux.get("timeOffsets") or {},
         "ids": oci.ids(config),
-        "hostname": hostname,
+        "hostname": config.get("hostname") or "",
         "domainname": config.get("domainname") or "",
         "mounts": mounts(config, bundle, readonly=readonly),
         "devices": [one for one in linux.get("devices") or () if files.clean(one["path"]) != "/dev/kmsg"],
@@ -67,7 +72,7 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "cgroup": linux.get("cgroupsPath") or f"/{name}",
         "resources": linux.get("resources") or {},
         "seccomp": linux.get("seccomp"),
-        "personality": linux.get("personality"),
+        "personality": PERSONALITIES[personality["domain"]] if personality else None,
         "process": process,
         "hooks": config.get("hooks") or {},
         "annotations": config.get("annotations") or {},

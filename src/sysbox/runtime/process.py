@@ -34,7 +34,6 @@ RLIMITS = {
     "RLIMIT_RTPRIO": 14,
     "RLIMIT_RTTIME": 15,
 }  # asm-generic/resource.h
-PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 POLICIES = {"SCHED_OTHER": 0, "SCHED_FIFO": 1, "SCHED_RR": 2, "SCHED_BATCH": 3, "SCHED_ISO": 4, "SCHED_IDLE": 5, "SCHED_DEADLINE": 6}
 SCHED_FLAGS = {
@@ -61,12 +60,17 @@ def check(process: dict[str, Any], path: str) -> None:
             raise malformed(f"{path}.rlimits[{index}].soft", "at most the hard limit", limit["soft"])
     for kind, names in (process.get("capabilities") or {}).items():
         for index, name in enumerate(names or ()):
-            if name.removeprefix("CAP_") not in CAPABILITIES:
+            if not name.startswith("CAP_"):  # one that we do not know may be of a newer kernel: it is passed over
                 raise malformed(f"{path}.capabilities.{kind}[{index}]", "a capability such as CAP_SYS_ADMIN", name)
     for name, key, table in (("ioPriority", "class", IO_CLASSES), ("scheduler", "policy", POLICIES)):
         value = process.get(name)
         if value and value[key] not in table:
             raise malformed(f"{path}.{name}.{key}", f"one of {', '.join(table)}", value[key])
+    for flag in (process.get("scheduler") or {}).get("flags") or ():
+        if flag not in SCHED_FLAGS:
+            raise malformed(f"{path}.scheduler.flags", f"some of {', '.join(SCHED_FLAGS)}", flag)
+    if process.get("selinuxLabel"):
+        raise Failure(1009, f"{path}.selinuxLabel is set, but SELinux is not supported", "leave --security-opt label out")
 
 
 def from_outside(pid: int, process: dict[str, Any]) -> None:
@@ -217,7 +221,7 @@ def _schedule(process: dict[str, Any]) -> None:
         k.ioprio_set(1, 0, IO_CLASSES[value["class"]] << 13 | (value.get("priority") or 0))
     value = process.get("scheduler")
     if value:
-        flags = sum(SCHED_FLAGS.get(flag, 0) for flag in value.get("flags") or ())
+        flags = sum(SCHED_FLAGS[flag] for flag in value.get("flags") or ())
         head = b"".join(number.to_bytes(4, "little", signed=number < 0) for number in (48, POLICIES[value["policy"]]))
         tail = flags.to_bytes(8, "little") + (value.get("nice") or 0).to_bytes(4, "little", signed=True)
         tail += (value.get("priority") or 0).to_bytes(4, "little", signed=True)
@@ -226,7 +230,7 @@ def _schedule(process: dict[str, Any]) -> None:
 
 
 def _mask(names: list[str] | None) -> int:
-    return sum(1 << CAPABILITIES.index(name.removeprefix("CAP_")) for name in set(names or ()))
+    return sum(1 << number for number, name in enumerate(CAPABILITIES) if f"CAP_{name}" in (names or ()))
 
 
 def _honor(capabilities: dict[str, list[str]]) -> None:
@@ -247,7 +251,7 @@ def become(
     keyring: str,
     preserve: int,
     honor_caps: bool,
-    domain: str,
+    personality: int | None,
 ) -> NoReturn:
     """Turn into the program: ``program`` is the seccomp filter, ``preserve`` how many descriptors from 3 on stay. Raises OSError.
 
@@ -257,8 +261,8 @@ def become(
     quiet = bool(process.get("noNewPrivileges"))
     if keyring:
         k.keyctl(k.KEYCTL_JOIN_SESSION_KEYRING, keyring)
-    if domain:
-        k.personality(PERSONALITIES[domain])
+    if personality is not None:
+        k.personality(personality)
     _schedule(process)
     if quiet:
         k.prctl(k.PR_SET_NO_NEW_PRIVS, 1)
