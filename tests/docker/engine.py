@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import select
+import socket
 import struct
 import subprocess
 import termios
@@ -39,6 +40,12 @@ def eventually(check: Callable[[], object], seconds: float = 15, what: str = "")
     while not (last := check()):
         assert time.monotonic() < end, f"{what or check}: still {last!r} after {seconds} s"
         time.sleep(0.1)
+
+
+def free_port() -> int:
+    """Return a port of the host that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
 
 
 class Engine:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docker.engine import BUSYBOX, RUNTIME, SYSBOX, eventually
+from docker.engine import RUNTIME, SYSBOX, eventually
 
 if TYPE_CHECKING:
     from docker.engine import Engine
@@ -221,10 +221,9 @@ def test_logs_follow_and_wait(engine: Engine) -> None:
 
 
 def test_attach(engine: Engine) -> None:
-    name = engine("run", "-d", "-i", f"--runtime={RUNTIME}", BUSYBOX, "sh", "-c", "read -r line; echo got $line; sleep 0.5; exit 6")
-    done = engine.tried("attach", name, text="this\n")
-    assert "got this" in done.stdout
-    assert engine("wait", name) == "6"
+    name = engine.up("--", "sh", "-c", "sleep 1; echo out; echo err >&2; sleep 0.2; exit 6")
+    done = engine.tried("attach", "--no-stdin", name)
+    assert (done.returncode, done.stdout, done.stderr) == (6, "out\n", "err\n")
 
 
 def test_rm_of_a_running_container_takes_all_of_it(engine: Engine) -> None:

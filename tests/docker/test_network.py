@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from docker.engine import DOCKER, RUNTIME, eventually
+from docker.engine import DOCKER, RUNTIME, eventually, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,20 +64,21 @@ def test_of_another_container(engine: Engine) -> None:
 
 
 def test_published_port_is_reached_from_the_host(engine: Engine) -> None:
-    name = engine.up("-p", "127.0.0.1:18480:80", "-p", "80", *HTTP)
-    eventually(lambda: fetch("http://127.0.0.1:18480/") == "page", what="the page on the published port")
-    port = engine("port", name, "80").splitlines()[-1].rpartition(":")[2]
-    other = next(line.rpartition(":")[2] for line in engine("port", name, "80").splitlines() if not line.endswith(":18480"))
-    assert fetch(f"http://127.0.0.1:{other}/") == "page", port
+    mine = free_port()
+    name = engine.up("-p", f"127.0.0.1:{mine}:80", "-p", "80", *HTTP)
+    eventually(lambda: fetch(f"http://127.0.0.1:{mine}/") == "page", what="the page on the published port")
+    other = next(line.rpartition(":")[2] for line in engine("port", name, "80").splitlines() if not line.endswith(f":{mine}"))
+    assert fetch(f"http://127.0.0.1:{other}/") == "page"
     assert fetch(f"http://{engine.get(name, '.NetworkSettings.IPAddress')}/") == "page"
 
 
 def test_published_udp_port(engine: Engine) -> None:
-    name = engine("run", "-d", f"--runtime={RUNTIME}", "-p", "127.0.0.1:18481:53/udp", DOCKER, "perl", "-e", ECHO)
+    port = free_port()
+    name = engine("run", "-d", f"--runtime={RUNTIME}", "-p", f"127.0.0.1:{port}:53/udp", DOCKER, "perl", "-e", ECHO)
     eventually(lambda: "0035" in engine.exec(name, "cat /proc/net/udp"), what="the listener")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(5)
-        sock.sendto(b"datagram", ("127.0.0.1", 18481))
+        sock.sendto(b"datagram", ("127.0.0.1", port))
         assert sock.recv(100) == b"datagram"
 
 
