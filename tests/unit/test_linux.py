@@ -7,7 +7,7 @@ import pytest
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import jsons, mountinfo
-from sysbox.runtime import lifecycle, options, rootfs, state
+from sysbox.runtime import create, lifecycle, options, rootfs, state
 
 LINES = [
     "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
@@ -100,6 +100,15 @@ def test_no_container_ids(name: str) -> None:
     with pytest.raises(Failure) as caught:
         state.check_id(name)
     assert caught.value.code == 1006
+
+
+@pytest.mark.parametrize("release", ["5.11.22-generic", "4.19.0", "5.4"])
+def test_an_old_kernel_is_refused(release: str) -> None:
+    with pytest.raises(Failure, match=f"kernel {release} is too old") as caught:
+        create.check_kernel(release)
+    assert caught.value.code == 1016
+    for good in ("5.12.0", "6.18.3-cloud", "10.1", "strange"):
+        create.check_kernel(good)
 
 
 def test_errors_read_as_one_line() -> None:

@@ -43,7 +43,7 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
     for line in plan.describe(wanted) if log.debugging() else ():
         log.debug(f"plan: {line}")
     if not options.get("no-kernel-check"):
-        check_kernel()
+        check_kernel(posix.uname().release)
     if terminal and wanted["process"].get("terminal"):
         console = terminal()
     if wanted["process"].get("terminal") and console < 0:
@@ -70,9 +70,8 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def check_kernel() -> None:
+def check_kernel(release: str) -> None:
     """Raise Failure 1016 for a kernel that cannot do this."""
-    release = posix.uname().release
     numbers = release.split("-")[0].split(".")
     try:
         version = (int(numbers[0]), int(numbers[1]))
