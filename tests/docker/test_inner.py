@@ -211,6 +211,21 @@ def test_volume_of_the_user_holds_the_inner_docker(engine: Engine, tmp_path: Pat
     engine("volume", "rm", "innerdata")
 
 
+def test_inner_images_are_kept_by_a_commit(engine: Engine) -> None:
+    name = engine("run", "-d", f"--runtime={RUNTIME}", DOCKER, "sleep", "1000")
+    inner = Inner(engine, name)
+    inner.up()
+    inner("load", "-q", "-i", "/usr/share/sysbox/busybox.tar")
+    engine("stop", "-t", "1", name)
+    engine("commit", name, "preloaded")
+    again = engine("run", "-d", f"--runtime={RUNTIME}", "preloaded", "sleep", "1000")
+    inner = Inner(engine, again)
+    inner.up()
+    assert inner("run", "--rm", "busybox", "echo", "was here") == "was here"
+    engine("rm", "-f", name, again)
+    engine("rmi", "preloaded")
+
+
 def test_removed_with_its_container(engine: Engine) -> None:
     name = engine("run", "-d", f"--runtime={RUNTIME}", DOCKER, "sleep", "1000")
     engine.exec(name, "mkdir -p /var/lib/docker/x; head -c 1000000 /dev/zero >/var/lib/docker/x/blob; stat -f -c %T /var/lib/docker")

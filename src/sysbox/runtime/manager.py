@@ -57,7 +57,7 @@ def answer(sock: socket) -> tuple[dict[str, Any], list[int]]:
 
 def _start() -> None:
     """Start the manager that lies beside us; fine when another does so at the same time. Raises Failure 1003."""
-    program = f"{posix.readlink(path) if _is_link(path := sys.argv[0]) else path}".rpartition("/")[0] + "/sysbox-mgr"
+    program = f"{_real(sys.argv[0]).rpartition('/')[0] or '.'}/sysbox-mgr"
     told, tell_ = posix.pipe2(posix.O_CLOEXEC)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     actions = [(posix.POSIX_SPAWN_DUP2, null, 0), (posix.POSIX_SPAWN_DUP2, null, 1), (posix.POSIX_SPAWN_DUP2, tell_, 2)]
@@ -82,9 +82,12 @@ def _start() -> None:
         raise Failure(1003, f"sysbox-mgr is not running and could not be started: {last or f'status {status}'}", f"see {LOG}")
 
 
-def _is_link(path: str) -> bool:
-    try:
-        posix.readlink(path)
-    except OSError:
-        return False
-    return True
+def _real(path: str) -> str:
+    """Follow the symlinks that a program was called by."""
+    for _ in range(8):
+        try:
+            target = posix.readlink(path)
+        except OSError:
+            break
+        path = target if target.startswith("/") else f"{path.rpartition('/')[0] or '.'}/{target}"
+    return path
