@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from container.bundle import OURS, Bundle, made, sysbox_only, wait_for
+from container.bundle import OURS, RUNTIME, Bundle, made, sysbox_only, wait_for
 
 V1 = Path("/sys/fs/cgroup/memory").is_dir()
 
@@ -233,3 +233,32 @@ def test_a_file_system_that_cannot_be_mapped_is_chowned_and_given_back(bundle: B
         assert (back.st_uid, back.st_gid, back.st_mode & 0o7777, (bundle.rootfs / "new").stat().st_uid) == (5, 6, 0o4711, 0)
     finally:
         subprocess.run(["umount", bundle.rootfs], check=True)
+
+
+@sysbox_only
+def test_inside_its_user_namespace_the_runtime_reads_none_of_its_own_files(bundle: Bundle, tmp_path: Path) -> None:
+    """What init or an exec needs is imported before: our files may be root's alone."""
+    text = Path(RUNTIME).read_text()
+    library = text.split('insert(0, "')[1].split('"')[0]
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    subprocess.run(["cp", "-r", library, private / "lib"], check=True)
+    (private / "sysbox-runc").write_text(text.replace(library, str(private / "lib")))
+    (private / "sysbox-runc").chmod(0o700)
+    (private / "sysbox-mgr").symlink_to(Path(RUNTIME).parent / "sysbox-mgr")  # may have to be started
+    (bundle.rootfs / "data").mkdir()
+    bundle.mount("/data", "tmpfs", "tmpcopyup", kind="tmpfs")
+    bundle.mount("/mnt", "/etc", "rbind", "ro", "rslave")
+    bundle.config["root"]["readonly"] = True
+    bundle.config["process"]["oomScoreAdj"] = 1
+    bundle.config["linux"]["seccomp"] = seccomp("SCMP_ACT_ERRNO", "acct")
+    bundle.config["linux"]["personality"] = {"domain": "LINUX"}
+    bundle.config["hooks"] = {kind: [{"path": "/bin/true", "timeout": 5}] for kind in ("createContainer", "startContainer")}
+    bundle.sh("sleep 100").write()
+    with (tmp_path / "output").open("w") as output:
+        for words in (["create", bundle.name], ["start", bundle.name], ["exec", bundle.name, "true"]):
+            command = [private / "sysbox-runc", "--root", bundle.root, *words]
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=bundle.directory, timeout=30)
+            assert done.returncode == 0, (tmp_path / "output").read_text()
+    missing = bundle.command("exec", bundle.name, "no-such-program")
+    assert "executable file not found" in missing.err

@@ -41,11 +41,14 @@ PROCESS = {
     "sysbox.oci.capabilities",
     "sysbox.oci.config",
     "sysbox.oci.schema",
-    "sysbox.runtime.hooks",
-    "sysbox.runtime.init",
     "sysbox.runtime.process",
+    "sysbox.runtime.steps",
 }
 CREATE = {
+    "sysbox.runtime.birth",
+    "sysbox.runtime.hooks",
+    "sysbox.runtime.init",
+    "sysbox.runtime.mounts",
     "sysbox.oci.mountoptions",
     "sysbox.oci.seccomp",
     "sysbox.runtime.create",

@@ -12,7 +12,7 @@ from sysbox.linux import _kernel as k
 from sysbox.linux import files, mountinfo
 from sysbox.oci import config as oci
 from sysbox.oci import seccomp
-from sysbox.runtime import cgroup, hooks, init, log, manager, plan, prepare, process, rootfs, shift, special, state
+from sysbox.runtime import birth, cgroup, hooks, log, manager, plan, prepare, process, rootfs, shift, special, state
 from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
@@ -151,10 +151,10 @@ def _execute(
     channel, job["channel"] = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
     home = prepare.lock(job["steps"])
     try:
-        pid, pidfd = _clone(wanted, job, v2)
+        pid, pidfd = birth.clone(wanted, job, v2)
     finally:
         prepare.unlock(home)
-    undo.append(lambda: _end(pid, pidfd))
+    undo.append(lambda: birth.end(pid, pidfd))
     job["channel"].close()
     job["listener"].close()
     for fd in (*job["doors"], *(fd for fd in (v2, job["leaf"]) if fd >= 0), *(fd for _, _, fd, _, _ in job["steps"] if fd >= 0)):
@@ -164,14 +164,14 @@ def _execute(
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
     wire.send(channel, {"do": "set up"})
-    _hear(channel, "mounted", pid, pidfd)
+    birth.hear(channel, "mounted", pid, pidfd)
     now["pid"] = pid
     told = {**job["state"], "pid": pid}
     for kind in ("prestart", "createRuntime"):
         hooks.run(kind, wanted["hooks"].get(kind), told)
     _sysctls(wanted["sysctl"], pidfd, ids.uid)
     wire.send(channel, {"do": "pivot"})
-    _hear(channel, "ready", pid, pidfd)
+    birth.hear(channel, "ready", pid, pidfd)
     process.from_outside(pid, wanted["process"])
     posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host
     now["starttime"] = state.starttime(pid)
@@ -227,98 +227,6 @@ def _listen(directory: int) -> socket:
     listener.bind(f"/proc/self/fd/{directory}/start.sock")
     listener.listen(1)
     return listener
-
-
-def _clone(wanted: dict[str, Any], job: dict[str, Any], v2: int) -> tuple[int, int]:
-    """Give birth to init in its new namespaces: (pid, pidfd)."""
-    paths = wanted["namespaces"]
-    joined = {kind: path for kind, path in paths.items() if path}
-    flags = 0
-    for kind, path in paths.items():
-        if not path and kind != "cgroup":
-            flags |= plan.CLONE[kind]
-    if joined or wanted["offsets"]:
-        return _clone_joined(joined, wanted["offsets"], job, flags, v2)
-    pid, pidfd = k.clone3(flags, v2) or (0, -1)
-    if not pid:
-        init.main(job)
-    return pid, pidfd
-
-
-def _clone_joined(joined: dict[str, str], offsets: dict[str, Any], job: dict[str, Any], flags: int, v2: int) -> tuple[int, int]:
-    """Join namespaces in a process in between, which then gives birth to init as our child."""
-    fds = {kind: posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC) for kind, path in joined.items()}
-    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    between, between_fd = k.clone3(0, -1) or (0, -1)
-    if not between:
-        try:
-            for kind in (
-                "network",
-                "ipc",
-                "uts",
-                "time",
-                "cgroup",
-                "pid",
-                "user",
-            ):  # the user namespace last: the others may be its elders'
-                if kind in fds:
-                    init.Step.name = f"join {kind} namespace {joined[kind]}"
-                    k.setns(fds[kind], plan.CLONE[kind])
-            if offsets:
-                init.Step.name = "set time offsets"
-                k.unshare(k.CLONE_NEWTIME)
-                flags &= ~k.CLONE_NEWTIME
-                text = "".join(f"{clock} {one.get('secs') or 0} {one.get('nanosecs') or 0}\n" for clock, one in offsets.items())
-                files.write("/proc/self/timens_offsets", text)
-            init.Step.name = "clone init"
-            pid, pidfd = k.clone3(flags | k.CLONE_PARENT, v2) or (0, -1)
-            if not pid:
-                init.main(job)
-            wire.send(theirs, {"pid": pid}, [pidfd])
-        except BaseException as error:  # noqa: BLE001 - everything is told
-            init.report(theirs, error)
-        posix._exit(0)
-    theirs.close()
-    posix.close(between_fd)
-    for fd in fds.values():
-        posix.close(fd)
-    told, received = wire.receive(ours)
-    ours.close()
-    posix.waitpid(between, 0)
-    if "pid" not in told:
-        raise _failure(told.get("error"), "init was not born")
-    return told["pid"], received[0]
-
-
-def _end(pid: int, pidfd: int) -> None:
-    """Kill init, and with it everything in its pid namespace."""
-    try:
-        k.pidfd_send_signal(pidfd, 9)
-    except OSError:
-        pass  # it has ended by itself
-    posix.waitpid(pid, 0)
-    posix.close(pidfd)
-
-
-def _failure(error: dict[str, Any] | None, otherwise: str) -> Failure:
-    if error:
-        return Failure(error["code"], error["cause"], error["hint"])
-    return Failure(1020, otherwise, "see dmesg; perhaps the memory limit is too low")
-
-
-def _hear(channel: socket, word: str, pid: int, pidfd: int) -> None:
-    """Wait until init is at ``word``. Raises Failure: its own report, or how it ended without one."""
-    try:
-        told, _ = wire.receive(channel)
-    except OSError:
-        told = {}
-    if told.get("at") == word:
-        return
-    if told.get("error"):
-        raise _failure(told["error"], "")
-    ended = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOWAIT)
-    how = f"signal {ended.si_status}" if ended and ended.si_code != 1 else f"status {ended.si_status if ended else '?'}"
-    raise _failure(None, f"init (pid {pid}) ended by {how} before it was {word}")
 
 
 def _stdio(process_: dict[str, Any], ids: shift.Ids) -> None:

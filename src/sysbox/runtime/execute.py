@@ -9,7 +9,8 @@ from sysbox.errors import Failure
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
 from sysbox.oci import config as oci
-from sysbox.runtime import cgroup, init, lifecycle, log, process, state
+from sysbox.runtime import cgroup, lifecycle, log, process, state
+from sysbox.runtime.steps import Step, report
 from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
@@ -197,10 +198,10 @@ def _child(job: dict[str, Any]) -> NoReturn:
         said, _ = wire.receive(channel)
         if said.get("do") != "exec":
             posix._exit(1)
-        init.Step.name = "enter the cgroups"
+        Step.name = "enter the cgroups"
         for fd in job["doors"]:
             posix.write(fd, b"0")
-        init.Step.name = "join the container's namespaces"
+        Step.name = "join the container's namespaces"
         k.setns(job["init"], JOINED)
         posix.setgroups([])
         posix.setresgid(0, 0, 0)
@@ -208,14 +209,14 @@ def _child(job: dict[str, Any]) -> NoReturn:
         posix.setsid()
         posix.umask(0)
         if job["console"] >= 0:
-            init.Step.name = "open a terminal"
+            Step.name = "open a terminal"
             process.terminal(wanted, job["console"])
-        init.Step.name = f"enter working directory {wanted['cwd']}"
+        Step.name = f"enter working directory {wanted['cwd']}"
         process.enter(wanted["cwd"])
-        init.Step.name = "find the program"
+        Step.name = "find the program"
         env = process.environment(wanted)
         path = process.find(wanted["args"][0], env)
-        init.Step.name = f"exec {path}"
+        Step.name = f"exec {path}"
         process.become(
             wanted,
             path,
@@ -227,5 +228,5 @@ def _child(job: dict[str, Any]) -> NoReturn:
             personality=job["personality"],
         )
     except BaseException as error:  # noqa: BLE001 - everything is told
-        init.report(channel, error)
+        report(channel, error)
     posix._exit(255)

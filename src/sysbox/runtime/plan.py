@@ -13,16 +13,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CLONE = {
-    "user": k.CLONE_NEWUSER,
-    "mount": k.CLONE_NEWNS,
-    "pid": k.CLONE_NEWPID,
-    "network": k.CLONE_NEWNET,
-    "ipc": k.CLONE_NEWIPC,
-    "uts": k.CLONE_NEWUTS,
-    "cgroup": k.CLONE_NEWCGROUP,
-    "time": k.CLONE_NEWTIME,
-}
 SAFE = k.MS_NOSUID | k.MS_NODEV | k.MS_NOEXEC
 # types that root of a user namespace may mount; others are mounted by us, id-mapped where that works
 OURS_TO_MOUNT = ("proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "fuse", "binfmt_misc")
