@@ -314,3 +314,32 @@ def test_a_creation_that_is_interrupted_leaves_nothing(bundle: Bundle, number: i
         running.send_signal(number)
         assert running.wait(10) == 130
     wait_for(lambda: not leftovers(bundle), 3)
+
+
+@sysbox_only
+def test_no_container_needs_the_manager_while_it_runs(bundle: Bundle, tmp_path: Path) -> None:
+    """A killed manager is started again by whoever needs it next, and knows what it knew."""
+    bundle.sh("sleep 100").start()
+    before = bundle.inside("cat /proc/self/uid_map")
+    os.kill(int(Path("/run/sysbox/sysmgr.pid").read_text()), signal.SIGKILL)
+    assert bundle.inside("cat /proc/self/uid_map") == before
+    assert bundle.state()["status"] == "running"
+    (tmp_path / "other").mkdir()
+    with made(tmp_path / "other") as other:
+        other.sh("cat /proc/self/uid_map")
+        assert other.good() != before
+    os.kill(int(Path("/run/sysbox/sysmgr.pid").read_text()), signal.SIGKILL)
+    bundle.delete()
+
+
+@sysbox_only
+def test_a_hundred_lives_leave_no_descriptor_in_the_manager(bundle: Bundle) -> None:
+    def live(count: int) -> int:
+        for _ in range(count):
+            bundle.good()
+        manager = Path("/run/sysbox/sysmgr.pid").read_text().strip()
+        return len(list(Path(f"/proc/{manager}/fd").iterdir()))
+
+    bundle.sh("true")
+    before = live(5)
+    assert live(100) <= before + 2
