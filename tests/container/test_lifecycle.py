@@ -1,5 +1,6 @@
 """create, start, kill, delete and the rest, one at a time and all at once; after each failure nothing is left (see conftest.py)."""
 
+import contextlib
 import json
 import os
 import signal
@@ -343,3 +344,22 @@ def test_a_hundred_lives_leave_no_descriptor_in_the_manager(bundle: Bundle) -> N
     bundle.sh("true")
     before = live(5)
     assert live(100) <= before + 2
+
+
+@sysbox_only
+def test_init_killed_at_any_moment_leaves_nothing(bundle: Bundle) -> None:
+    bundle.sh("true").write()
+    killed = 0
+    for delay in range(10, 50):
+        command = [RUNTIME, "--root", str(bundle.root), "run", bundle.name]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=bundle.directory) as running:
+            time.sleep(delay / 1000)
+            with contextlib.suppress(OSError):
+                for child in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split():
+                    os.kill(int(child), signal.SIGKILL)
+                    killed += 1
+            said = running.communicate(timeout=20)[1]
+        if running.returncode == 1:
+            assert any(word in said for word in ("ended by signal 9", "its init is gone", "has stopped")), said
+        wait_for(lambda: not leftovers(bundle), 5)
+    assert killed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posix
+import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
 from sysbox.errors import Failure
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+CLD_EXITED = 1  # of siginfo_t: sigaction(2)
 CLONE = {
     "user": k.CLONE_NEWUSER,
     "mount": k.CLONE_NEWNS,
@@ -115,6 +117,15 @@ def hear(channel: socket, word: str, pid: int, pidfd: int) -> None:
         return
     if told.get("error"):
         raise _failure(told["error"], "")
-    ended = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOWAIT)
-    how = f"signal {ended.si_status}" if ended and ended.si_code != 1 else f"status {ended.si_status if ended else '?'}"
-    raise _failure(None, f"init (pid {pid}) ended by {how} before it was {word}")
+    raise lost(pid, pidfd, f"before it was {word}") or _failure(None, f"init (pid {pid}) closed its socket before it was {word}")
+
+
+def lost(pid: int, pidfd: int, when: str) -> Failure | None:
+    """Say how init ended, if it has ended: what went wrong with it may have no other cause."""
+    for _ in range(20):  # its sockets close before it can be waited for
+        ended = posix.waitid(posix.P_PIDFD, pidfd, posix.WEXITED | posix.WNOWAIT | posix.WNOHANG)
+        if ended:
+            how = f"status {ended.si_status}" if ended.si_code == CLD_EXITED else f"signal {ended.si_status}"
+            return _failure(None, f"init (pid {pid}) ended by {how} {when}")
+        time.sleep(0.005)
+    return None

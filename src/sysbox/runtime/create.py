@@ -159,6 +159,27 @@ def _execute(
     job["listener"].close()
     for fd in (*job["doors"], *(fd for fd in (v2, job["leaf"]) if fd >= 0), *(fd for _, _, fd, _, _ in job["steps"] if fd >= 0)):
         posix.close(fd)
+    try:
+        _accompany(wanted, now, job["state"], channel, (pid, pidfd), ids)
+        _commit(connection, now, notes, mount)
+        if options.get("pid-file"):
+            state.write_pid(options["pid-file"], pid)
+        state.save(directory, now)
+        wire.send(channel, {"do": "wait"})
+    except OSError as error:
+        raise birth.lost(pid, pidfd, "while it was set up") or error from error
+    for fd in (mount, ids.userns, pidfd):
+        posix.close(fd)
+    channel.close()
+    connection.close()
+    return now
+
+
+def _accompany(
+    wanted: dict[str, Any], now: dict[str, Any], told: dict[str, Any], channel: socket, init: tuple[int, int], ids: shift.Ids
+) -> None:
+    """Do for init (pid, pidfd) what only root of the host may, in step with it, until it waits for ``start``. Raises Failure, OSError."""
+    pid, pidfd = init
     if not wanted["namespaces"]["user"]:
         for file, first in (("uid_map", ids.uid), ("gid_map", ids.gid)):
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
@@ -166,7 +187,7 @@ def _execute(
     wire.send(channel, {"do": "set up"})
     birth.hear(channel, "mounted", pid, pidfd)
     now["pid"] = pid
-    told = {**job["state"], "pid": pid}
+    told = {**told, "pid": pid}
     for kind in ("prestart", "createRuntime"):
         hooks.run(kind, wanted["hooks"].get(kind), told)
     _sysctls(wanted["sysctl"], pidfd, ids.uid)
@@ -175,17 +196,6 @@ def _execute(
     process.from_outside(pid, wanted["process"])
     posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host
     now["starttime"] = state.starttime(pid)
-    _commit(connection, now, notes, mount)
-    posix.close(mount)
-    posix.close(ids.userns)
-    if options.get("pid-file"):
-        state.write_pid(options["pid-file"], pid)
-    state.save(directory, now)
-    wire.send(channel, {"do": "wait"})
-    channel.close()
-    connection.close()
-    posix.close(pidfd)
-    return now
 
 
 def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:

@@ -50,10 +50,10 @@ def run(root: str, name: str, options: dict[str, Any]) -> int:
     if sockets:
         posix.close(sockets[1])
     directory = state.lock(root, name)
-    pidfd = lifecycle.init_pidfd(now)
     if not options.get("detach"):
         supervise.hold()
     try:
+        pidfd = lifecycle.init_pidfd(now)
         lifecycle.started(directory, now)
         lifecycle.from_hooks(root, now, "poststart")
     except BaseException:
