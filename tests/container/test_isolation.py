@@ -257,7 +257,7 @@ def test_inside_its_user_namespace_the_runtime_reads_none_of_its_own_files(bundl
     bundle.sh("sleep 100").write()
     with (tmp_path / "output").open("w") as output:
         for words in (["create", bundle.name], ["start", bundle.name], ["exec", bundle.name, "true"]):
-            command = [private / "sysbox-runc", "--root", bundle.root, *words]
+            command = [str(private / "sysbox-runc"), "--root", str(bundle.root), *words]
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=bundle.directory, timeout=30)
             assert done.returncode == 0, (tmp_path / "output").read_text()
     missing = bundle.command("exec", bundle.name, "no-such-program")
