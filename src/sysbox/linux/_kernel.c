@@ -20,16 +20,19 @@
 #include <string.h>
 #include <sys/fanotify.h>
 #include <sys/fsuid.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 #include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/ioprio.h>
+#include <linux/kcmp.h>
 #include <linux/keyctl.h>
 #include <linux/mount.h>
 #include <linux/openat2.h>
@@ -45,6 +48,10 @@
 #endif
 #ifndef AT_RECURSIVE
 #define AT_RECURSIVE 0x8000
+#endif
+#ifndef SECCOMP_IOCTL_NOTIF_SET_FLAGS /* Linux 6.6 */
+#define SECCOMP_IOCTL_NOTIF_SET_FLAGS SECCOMP_IOW(4, __u64)
+#define SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP 1
 #endif
 
 static PyObject *fail(const char *call, const char *path)
@@ -348,6 +355,111 @@ static PyObject *k_seccomp(PyObject *self, PyObject *args)
 	return done(syscall(SYS_seccomp, operation, flags, &program), "seccomp", NULL);
 }
 
+/* The next notification of a listener goes straight into a writable buffer, so that it is never anywhere else than there. */
+static PyObject *k_seccomp_recv(PyObject *self, PyObject *args)
+{
+	Py_buffer buffer;
+	int fd;
+	long result;
+	ARGS("iw*", &fd, &buffer);
+	if (buffer.len < (Py_ssize_t)sizeof(struct seccomp_notif)) {
+		PyBuffer_Release(&buffer);
+		errno = EINVAL;
+		return fail("ioctl(SECCOMP_IOCTL_NOTIF_RECV)", NULL);
+	}
+	memset(buffer.buf, 0, sizeof(struct seccomp_notif));
+	UNLOCKED(result = ioctl(fd, SECCOMP_IOCTL_NOTIF_RECV, buffer.buf));
+	int saved = errno;
+	PyBuffer_Release(&buffer);
+	errno = saved;
+	return done(result, "ioctl(SECCOMP_IOCTL_NOTIF_RECV)", NULL);
+}
+
+static PyObject *k_seccomp_send(PyObject *self, PyObject *args)
+{
+	struct seccomp_notif_resp response = {0};
+	unsigned long long id;
+	long long value;
+	int fd, error;
+	unsigned flags;
+	ARGS("iKLiI", &fd, &id, &value, &error, &flags);
+	response.id = id, response.val = value, response.error = -error, response.flags = flags;
+	return done(ioctl(fd, SECCOMP_IOCTL_NOTIF_SEND, &response), "ioctl(SECCOMP_IOCTL_NOTIF_SEND)", NULL);
+}
+
+static PyObject *k_seccomp_id_valid(PyObject *self, PyObject *args)
+{
+	unsigned long long id;
+	int fd;
+	ARGS("iK", &fd, &id);
+	uint64_t number = id;
+	return PyBool_FromLong(ioctl(fd, SECCOMP_IOCTL_NOTIF_ID_VALID, &number) == 0);
+}
+
+static PyObject *k_seccomp_addfd(PyObject *self, PyObject *args)
+{
+	struct seccomp_notif_addfd add = {0};
+	unsigned long long id;
+	int fd, source;
+	unsigned flags, newfd_flags;
+	ARGS("iKIiI", &fd, &id, &flags, &source, &newfd_flags);
+	add.id = id, add.flags = flags, add.srcfd = source, add.newfd_flags = newfd_flags;
+	return done(ioctl(fd, SECCOMP_IOCTL_NOTIF_ADDFD, &add), "ioctl(SECCOMP_IOCTL_NOTIF_ADDFD)", NULL);
+}
+
+static PyObject *k_seccomp_set_flags(PyObject *self, PyObject *args)
+{
+	unsigned long long flags;
+	int fd;
+	ARGS("iK", &fd, &flags);
+	return done(ioctl(fd, SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags), "ioctl(SECCOMP_IOCTL_NOTIF_SET_FLAGS)", NULL);
+}
+
+/* Up to ``size`` bytes from another process: fewer where its memory ends, for a transfer is whole or not per page. */
+static PyObject *k_process_vm_readv(PyObject *self, PyObject *args)
+{
+	unsigned long address;
+	unsigned size;
+	int pid;
+	char buffer[1 << 13];
+	struct iovec local = {buffer, sizeof buffer}, remote[4];
+	int pages = 0;
+	ARGS("ikI", &pid, &address, &size);
+	if (size > sizeof buffer)
+		size = sizeof buffer;
+	for (unsigned left = size; left && pages < 4; pages++) {
+		unsigned part = 4096 - address % 4096;
+		if (part > left)
+			part = left;
+		remote[pages].iov_base = (void *)address, remote[pages].iov_len = part;
+		address += part, left -= part;
+	}
+	long result;
+	UNLOCKED(result = syscall(SYS_process_vm_readv, pid, &local, 1, remote, pages, 0));
+	if (result < 0)
+		return fail("process_vm_readv", NULL);
+	return PyBytes_FromStringAndSize(buffer, result);
+}
+
+static PyObject *k_process_vm_writev(PyObject *self, PyObject *args)
+{
+	const char *data;
+	Py_ssize_t size;
+	unsigned long address;
+	int pid;
+	ARGS("iky#", &pid, &address, &data, &size);
+	struct iovec local = {(void *)data, size}, remote = {(void *)address, size};
+	return done(syscall(SYS_process_vm_writev, pid, &local, 1, &remote, 1, 0), "process_vm_writev", NULL);
+}
+
+static PyObject *k_kcmp(PyObject *self, PyObject *args)
+{
+	unsigned long first, second;
+	int pid, other, type;
+	ARGS("iiikk", &pid, &other, &type, &first, &second);
+	return done(syscall(SYS_kcmp, pid, other, type, first, second), "kcmp", NULL);
+}
+
 static PyObject *k_keyctl(PyObject *self, PyObject *args)
 {
 	int command;
@@ -470,7 +582,9 @@ static PyMethodDef methods[] = {
     METHOD(mount), METHOD(umount2), METHOD(pivot_root), METHOD(open_tree), METHOD(move_mount),
     METHOD(mount_setattr), METHOD(fsopen), METHOD(fsconfig), METHOD(fsmount), METHOD(fspick), METHOD(unshare),
     METHOD(setns), METHOD(clone3), METHOD(prctl), METHOD(capset), METHOD(setfsid), METHOD(sethostname),
-    METHOD(setdomainname), METHOD(openat2), METHOD(seccomp), METHOD(keyctl), METHOD(personality), METHOD(prlimit),
+    METHOD(setdomainname), METHOD(openat2), METHOD(seccomp), METHOD(seccomp_recv), METHOD(seccomp_send),
+    METHOD(seccomp_id_valid), METHOD(seccomp_addfd), METHOD(seccomp_set_flags), METHOD(process_vm_readv),
+    METHOD(process_vm_writev), METHOD(kcmp), METHOD(keyctl), METHOD(personality), METHOD(prlimit),
     METHOD(pidfd_send_signal), METHOD(pidfd_getfd), METHOD(close_range), METHOD(ioprio_set), METHOD(sched_setattr),
     METHOD(bpf_cgroup_device), METHOD(fanotify_init), METHOD(fanotify_mark), {0},
 };
@@ -486,6 +600,7 @@ static const struct {
     C(MS_SILENT), C(MS_UNBINDABLE), C(MS_PRIVATE), C(MS_SLAVE), C(MS_SHARED), C(MS_RELATIME), C(MS_STRICTATIME),
     C(MS_LAZYTIME), C(MNT_DETACH), C(UMOUNT_NOFOLLOW),
     C(OPEN_TREE_CLONE), C(OPEN_TREE_CLOEXEC), C(MOVE_MOUNT_F_EMPTY_PATH), C(MOVE_MOUNT_T_EMPTY_PATH),
+    C(MOVE_MOUNT_T_SYMLINKS), C(MOVE_MOUNT_T_AUTOMOUNTS),
     C(FSOPEN_CLOEXEC), C(FSMOUNT_CLOEXEC), C(FSPICK_EMPTY_PATH), C(FSPICK_CLOEXEC), C(FSPICK_NO_AUTOMOUNT),
     C(FSCONFIG_SET_FLAG), C(FSCONFIG_SET_STRING), C(FSCONFIG_SET_FD), C(FSCONFIG_CMD_CREATE),
     C(FSCONFIG_CMD_RECONFIGURE),
@@ -502,6 +617,7 @@ static const struct {
     C(SECCOMP_SET_MODE_FILTER), C(SECCOMP_FILTER_FLAG_TSYNC), C(SECCOMP_FILTER_FLAG_LOG),
     C(SECCOMP_FILTER_FLAG_SPEC_ALLOW), C(SECCOMP_FILTER_FLAG_NEW_LISTENER),
     C(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),
+    C(SECCOMP_USER_NOTIF_FLAG_CONTINUE), C(SECCOMP_ADDFD_FLAG_SEND), C(SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP), C(KCMP_FILE),
     C(KEYCTL_JOIN_SESSION_KEYRING), C(KEYCTL_SETPERM), C(CLOSE_RANGE_CLOEXEC),
     C(BPF_F_ALLOW_MULTI),
     C(FAN_CLOEXEC), C(FAN_NONBLOCK), C(FAN_CLASS_NOTIF), C(FAN_REPORT_FID), C(FAN_MARK_ADD), C(FAN_MARK_REMOVE),

@@ -25,23 +25,6 @@ PAUSE = 0.02  # seconds without a request after which there is time for housekee
 ROOM = wire.LIMIT - 1024  # bytes of containers in one reply to "list"
 
 
-def listen(path: str) -> socket.socket:
-    """Make the socket; it replaces what lies there. Only root may connect. Raises OSError."""
-    fresh = f"{path}.new"
-    for old in (fresh, path):
-        try:
-            os.unlink(old)
-        except FileNotFoundError:
-            pass
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.bind(fresh)
-    os.chmod(fresh, 0o600)
-    sock.listen(1024)
-    sock.setblocking(False)  # noqa: FBT003 - positional only
-    os.rename(fresh, path)  # a socket that can be seen answers
-    return sock
-
-
 class Server:
     """Connections, and of each the container that is created over it."""
 

@@ -36,6 +36,7 @@ OLD = """
 HOST = """
     process_vm_readv process_vm_writev ptrace kcmp vhangup reboot setdomainname fanotify_init mbind get_mempolicy set_mempolicy
     name_to_handle_at clone3 rseq membarrier pkey_alloc pkey_free pkey_mprotect pselect6_time64 ppoll_time64 io_pgetevents
+    swapon swapoff settimeofday stime clock_settime clock_settime64
 """
 # name -> number, the same on every architecture (asm-generic/unistd.h): libseccomp may be older than the kernel
 NEW = {

@@ -12,8 +12,9 @@ from sysbox.linux import _kernel as k
 from sysbox.linux import files, mountinfo
 from sysbox.oci import config as oci
 from sysbox.oci import seccomp
-from sysbox.runtime import birth, cgroup, hooks, log, manager, plan, prepare, process, rootfs, shift, special, state
+from sysbox.runtime import birth, cgroup, emulation, hooks, log, manager, plan, prepare, process, rootfs, shift, special, state
 from sysbox.wire import message as wire
+from sysbox.wire import traps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _execute(
 ) -> dict[str, Any]:
     lines = mountinfo.read()
     groups = cgroup.place(lines, wanted["cgroup"])
+    wanted["emulated"] = not options.get("no-sysbox-fs")
     request = {
         "op": "create",
         "id": wanted["id"],
@@ -119,7 +121,8 @@ def _execute(
         wanted["namespaces"]["user"] = reply["userns"]
     notes = rootfs.examine(files.clean(wanted["root"]), lines, ids, mapped=wanted["ids"] is not None)
     undo += [lambda: special.tidy(notes), lambda: rootfs.restore(notes)]
-    now.update(ids=[ids.uid, ids.gid, ids.size], rootfs=notes)
+    now.update(ids=[ids.uid, ids.gid, ids.size], rootfs=notes, traps=_traps(wanted))
+    wanted["container"] = emulation.describe(wanted, ids, now["created"]) if wanted["emulated"] else None
     state.save(directory, now)
     if program:
         state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
@@ -135,6 +138,7 @@ def _execute(
         "steps": [*(("attach", path, fd, True, {}) for path, fd in below), *prepare.steps(wanted, extra, ids, lines)],
         "console": console,
         "seccomp": program,
+        "traps": None if now["traps"] is None else traps.program(**now["traps"]),
         "keyring": "" if options.get("no-new-keyring") else f"_ses.{wanted['id']}",
         "listen_fds": _listen_fds(),
         "state": state.oci(options["root"], now, "creating"),
@@ -184,7 +188,10 @@ def _accompany(
         for file, first in (("uid_map", ids.uid), ("gid_map", ids.gid)):
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
-    wire.send(channel, {"do": "set up"})
+    trees = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else []
+    wire.send(channel, {"do": "set up"}, trees)
+    for fd in trees:
+        posix.close(fd)
     birth.hear(channel, "mounted", pid, pidfd)
     now["pid"] = pid
     told = {**told, "pid": pid}
@@ -194,8 +201,17 @@ def _accompany(
     wire.send(channel, {"do": "pivot"})
     birth.hear(channel, "ready", pid, pidfd)
     process.from_outside(pid, wanted["process"])
-    posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host
+    if not wanted["emulated"]:
+        posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host
     now["starttime"] = state.starttime(pid)
+
+
+def _traps(wanted: dict[str, Any]) -> dict[str, bool] | None:
+    """Say which system calls sysbox-fs is to be asked about besides those that it always is; None: about none."""
+    knobs = wanted["knobs"]
+    if not wanted["emulated"]:
+        return None
+    return {"chown": bool(knobs.get("SYSBOX_IGNORE_SYSFS_CHOWN")), "xattr": bool(knobs.get("SYSBOX_ALLOW_TRUSTED_XATTR"))}
 
 
 def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
@@ -211,6 +227,7 @@ def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
         "ids": [],
         "cgroup": groups,
         "rootfs": {},
+        "traps": None,
         "hooks": {kind: wanted["hooks"].get(kind) or [] for kind in ("poststart", "poststop")},
         "process": wanted["process"],
         "personality": wanted["personality"],

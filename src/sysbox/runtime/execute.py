@@ -9,9 +9,10 @@ from sysbox.errors import Failure
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
 from sysbox.oci import config as oci
-from sysbox.runtime import cgroup, lifecycle, log, process, state
+from sysbox.runtime import cgroup, emulation, lifecycle, log, process, state
 from sysbox.runtime.steps import Step, report
 from sysbox.wire import message as wire
+from sysbox.wire import traps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         "preserve": int(options.get("preserve-fds") or 0),
         "honor_caps": knobs.get("SYSBOX_HONOR_CAPS", now["knobs"].get("SYSBOX_HONOR_CAPS", False)),
         "personality": now["personality"],
+        "traps": None if now["traps"] is None else traps.program(**now["traps"]),
     }
     job["init"] = lifecycle.init_pidfd(now)
     if not options.get("detach"):
@@ -148,7 +150,11 @@ def _birth(now: dict[str, Any], job: dict[str, Any], options: dict[str, Any]) ->
     try:
         process.from_outside(pid, job["process"])
         wire.send(ours, {"do": "exec"})
-        told, _ = wire.receive(ours)
+        told, fds = wire.receive(ours)
+        if told.get("listener"):
+            emulation.listen(now["id"], fds[0])
+            wire.send(ours, {"do": "go"})
+            told, _ = wire.receive(ours)
         if told:
             raise Failure(told["error"]["code"], told["error"]["cause"], told["error"]["hint"])
     except BaseException:
@@ -226,6 +232,8 @@ def _child(job: dict[str, Any]) -> NoReturn:
             preserve=job["preserve"],
             honor_caps=job["honor_caps"],
             personality=job["personality"],
+            traps=job["traps"],
+            channel=channel,
         )
     except BaseException as error:  # noqa: BLE001 - everything is told
         report(channel, error)

@@ -36,23 +36,24 @@ def main(job: dict[str, Any]) -> NoReturn:
         report(channel, error)
         posix._exit(1)
     try:
-        _start(job)
+        _start(job, connection)
     except BaseException as error:  # noqa: BLE001 - everything is told
         report(connection, error)
     posix._exit(255)
 
 
-def _expect(channel: socket, word: str) -> None:
-    """Wait until the parent says ``word``; when it is gone there will be no container."""
-    said, _ = wire.receive(channel)
+def _expect(channel: socket, word: str) -> list[int]:
+    """Wait until the parent says ``word``, and return what came with it; when it is gone there will be no container."""
+    said, fds = wire.receive(channel)
     if said.get("do") != word:
         posix._exit(1)
+    return fds
 
 
 def _setup(job: dict[str, Any], channel: socket) -> None:
     plan = job["plan"]
     k.prctl(k.PR_SET_DUMPABLE, 0)  # we are not the container's to look into
-    _expect(channel, "set up")
+    job["trees"] = dict(zip(("proc", "sysfs"), _expect(channel, "set up"), strict=False))
     Step.name = "become root of the user namespace"
     posix.setgroups([])
     posix.setresgid(0, 0, 0)
@@ -133,7 +134,7 @@ def _wait_for_start(listener: socket) -> socket:
     return socket(fileno=fd)
 
 
-def _start(job: dict[str, Any]) -> NoReturn:
+def _start(job: dict[str, Any], connection: socket) -> NoReturn:
     plan = job["plan"]
     if plan["hooks"].get("startContainer"):
         Step.name = "run startContainer hooks"
@@ -150,4 +151,6 @@ def _start(job: dict[str, Any]) -> NoReturn:
         preserve=job["preserve"],
         honor_caps=bool(plan["knobs"].get("SYSBOX_HONOR_CAPS")),
         personality=plan["personality"],
+        traps=job["traps"],
+        channel=connection,
     )

@@ -11,6 +11,7 @@ from select import POLLIN, poll
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
 from sysbox.runtime import cgroup, log, state
+from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +87,13 @@ def started(directory: int, now: dict[str, Any]) -> None:
     with_init = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
     try:
         with_init.connect(f"/proc/self/fd/{directory}/start.sock")
-        said = with_init.recv(1 << 16)
+        said, fds = wire.receive(with_init)
+        if said.get("listener"):
+            from sysbox.runtime import emulation
+
+            emulation.listen(now["id"], fds[0])
+            wire.send(with_init, {"do": "go"})
+            said, _ = wire.receive(with_init)
     except OSError as error:
         raise Failure(
             1008, f"cannot start container {now['id']}: its init is gone: {reason(error)}", "delete it, create it again"
@@ -95,9 +102,7 @@ def started(directory: int, now: dict[str, Any]) -> None:
         with_init.close()
     posix.unlink("start.sock", dir_fd=directory)
     if said:
-        from sysbox.linux.jsons import loads
-
-        error_ = loads(said.decode())["error"]
+        error_ = said["error"]
         raise Failure(error_["code"], error_["cause"], error_["hint"])
 
 

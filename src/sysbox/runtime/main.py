@@ -82,6 +82,7 @@ def _dispatch(command: str, options: dict[str, Any], argv: list[str]) -> int:
     root = options.get("root") or ROOT
     if not root.startswith("/"):
         root = f"{posix.getcwd()}/{root}"
+    chosen["no-sysbox-fs"] = bool(options.get("no-sysbox-fs"))
     return _run(command, root.rstrip("/"), chosen, rest)
 
 

@@ -24,7 +24,7 @@ def ask(message: dict[str, Any], fds: list[int] | None = None) -> socket:
     except OSError as error:
         if error.errno not in (ENOENT, ECONNREFUSED):
             raise Failure(1003, f"cannot reach sysbox-mgr at {wire.SOCKET}: {reason(error)}", "run as root") from error
-        _start()
+        start("sysbox-mgr", LOG)
         try:
             sock = wire.connect(wire.SOCKET)
         except OSError as again:
@@ -55,15 +55,15 @@ def answer(sock: socket) -> tuple[dict[str, Any], list[int]]:
     return reply, fds
 
 
-def _start() -> None:
-    """Start the manager that lies beside us; fine when another does so at the same time. Raises Failure 1003."""
-    program = f"{_real(sys.argv[0]).rpartition('/')[0] or '.'}/sysbox-mgr"
+def start(name: str, log: str) -> None:
+    """Start the daemon that lies beside us; fine when another does so at the same time. Raises Failure 1003."""
+    program = f"{_real(sys.argv[0]).rpartition('/')[0] or '.'}/{name}"
     told, tell_ = posix.pipe2(posix.O_CLOEXEC)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)
     actions = [(posix.POSIX_SPAWN_DUP2, null, 0), (posix.POSIX_SPAWN_DUP2, null, 1), (posix.POSIX_SPAWN_DUP2, tell_, 2)]
     try:
         pid = posix.posix_spawn(
-            program, [program, "--daemonize", "--log", LOG], posix.environ, file_actions=actions, setsid=True, setsigmask=()
+            program, [program, "--daemonize", "--log", log], posix.environ, file_actions=actions, setsid=True, setsigmask=()
         )
         posix.close(tell_)
         tell_ = -1
@@ -72,14 +72,14 @@ def _start() -> None:
             said += part
         status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
     except OSError as error:
-        raise Failure(1003, f"sysbox-mgr is not running and cannot be started: {reason(error)}", "make install") from error
+        raise Failure(1003, f"{name} is not running and cannot be started: {reason(error)}", "make install") from error
     finally:
         for fd in (told, null, tell_):
             if fd >= 0:
                 posix.close(fd)
     if status:
-        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2].removeprefix("sysbox-mgr: ")
-        raise Failure(1003, f"sysbox-mgr is not running and could not be started: {last or f'status {status}'}", f"see {LOG}")
+        last = said.decode("utf-8", "replace").strip().rpartition("\n")[2].removeprefix(f"{name}: ")
+        raise Failure(1003, f"{name} is not running and could not be started: {last or f'status {status}'}", f"see {log}")
 
 
 def _real(path: str) -> str:

@@ -31,8 +31,10 @@ def make(job: dict[str, Any]) -> int:
         Step.name = f"mount {mount.get('source') or mount.get('type') or 'clone'} at {dest}"
         if kind == "locked":
             fd = k.open_tree(k.AT_FDCWD, mount["locked"], k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_RECURSIVE)
-        if kind in ("attach", "locked"):
-            target = place(root, dest, directory=directory)
+        if kind == "tree":
+            fd = job["trees"][mount["type"]]
+        if kind in ("attach", "locked", "tree"):
+            target = place(root, dest, directory=directory, ordinary=kind == "tree")
             k.move_mount(fd, "", target, "", EMPTY)
             for propagation in mount.get("propagation", ()):
                 if propagation & ~k.MS_REC not in (k.MS_PRIVATE, k.MS_SLAVE):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # words: name[,short][=]; = takes a value, =* one more value each time; "*" alone: the command parses its own
-GLOBAL = "root= log= log-format= debug systemd-cgroup rootless= criu= help,h version,v"
+GLOBAL = "root= log= log-format= debug systemd-cgroup no-sysbox-fs rootless= criu= help,h version,v"
 _PROCESS = "console-socket= pid-file= preserve-fds= detach,d"
 _CREATE = "bundle,b= console-socket= pid-file= no-pivot no-new-keyring preserve-fds= no-kernel-check"
 

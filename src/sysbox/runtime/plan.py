@@ -39,9 +39,8 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
     if linux.get("intelRdt"):
         raise Failure(1009, "$.linux.intelRdt is set, but Intel RDT is not supported", "leave it out")
     knobs = oci.knobs(process.get("env") or [])
-    for knob, plain in (("SYSBOX_SYSCONT_MODE", True), ("SYSBOX_IGNORE_SYSFS_CHOWN", False), ("SYSBOX_ALLOW_TRUSTED_XATTR", False)):
-        if knobs.get(knob, plain) is not plain:
-            raise Failure(1015, f"environment variable {knob} cannot be {str(not plain).upper()} yet", f"leave {knob} out")
+    if not knobs.get("SYSBOX_SYSCONT_MODE", True):
+        raise Failure(1015, "environment variable SYSBOX_SYSCONT_MODE cannot be FALSE yet", "leave SYSBOX_SYSCONT_MODE out")
     return {
         "id": name,
         "bundle": bundle,

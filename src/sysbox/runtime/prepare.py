@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # one step of init: (what, path inside, descriptor or -1, is a directory, the mount of the plan)
 DIRECTORY = 0o040000
+TREES = ("/proc", "/sys")  # grown by sysbox-fs when init is there
 LOCKED = "/dev"  # where lock puts mounts: everybody may look there, and the kernel's test for a visible /proc and /sys does not mind
 
 
@@ -42,6 +43,8 @@ def steps(
                 out += [("attach", path, each, False, {}) for path, each in outside]
             elif kind == "host-fs":
                 out.append(("attach", dest, _file_system(mount, ids), True, mount))
+            elif dest in TREES and plan["emulated"]:
+                out.append(("tree", dest, -1, True, mount))
             elif mount["type"] == "sysfs" and plan["namespaces"]["network"]:
                 out.append(("attach", dest, _sysfs(mount, plan["namespaces"]["network"]), True, {}))
             elif kind == "cgroup":

@@ -5,15 +5,17 @@ from __future__ import annotations
 import _signal
 import posix
 from _stat import S_ISDIR, S_ISREG
-from errno import EACCES, ENOENT, ENOTDIR
+from errno import EACCES, EINVAL, ENOENT, ENOTDIR
 from fcntl import ioctl
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
 from sysbox.oci.capabilities import CAPABILITIES
+from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket
     from typing import Any, NoReturn
 
 RLIMITS = {
@@ -242,6 +244,22 @@ def _honor(capabilities: dict[str, list[str]]) -> None:
     k.prctl(k.PR_SET_KEEPCAPS, 1)
 
 
+def _hand_over(traps: bytes, channel: socket) -> None:
+    """Load the filter of traps and wait until somebody listens. Raises OSError."""
+    flags = k.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    try:
+        listener = k.seccomp(k.SECCOMP_SET_MODE_FILTER, flags | k.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV, traps)
+    except OSError as error:
+        if error.errno != EINVAL:  # before Linux 5.19 there is no such flag: a signal may repeat a call
+            raise
+        listener = k.seccomp(k.SECCOMP_SET_MODE_FILTER, flags, traps)
+    wire.send(channel, {"listener": True}, [listener])
+    posix.close(listener)
+    said, _ = wire.receive(channel)
+    if said.get("do") != "go":
+        posix._exit(255)  # the failure was told where it happened
+
+
 def become(
     process: dict[str, Any],
     path: str,
@@ -252,9 +270,12 @@ def become(
     preserve: int,
     honor_caps: bool,
     personality: int | None,
+    traps: bytes | None,
+    channel: socket,
 ) -> NoReturn:
     """Turn into the program: ``program`` is the seccomp filter, ``preserve`` how many descriptors from 3 on stay. Raises OSError.
 
+    ``traps``: the filter of system calls that sysbox-fs is asked about, if any; its listener goes out over ``channel``.
     uid 0 has every capability of its user namespace; another user has none, as on a host.
     """
     user = process.get("user") or {}
@@ -269,6 +290,8 @@ def become(
     k.close_range(3 + preserve, 0xFFFFFFFF, k.CLOSE_RANGE_CLOEXEC)
     for fd in range(3, 3 + preserve):
         posix.set_inheritable(fd, True)  # noqa: FBT003 - positional only
+    if traps:
+        _hand_over(traps, channel)
     if program and not quiet:
         k.seccomp(k.SECCOMP_SET_MODE_FILTER, *program)
     capabilities = process.get("capabilities") or {}

@@ -30,6 +30,7 @@ OPTIONS = {
     "root": "DIR where the state of containers is (default: /run/sysbox-runc)",
     "log": "FILE to which errors and --debug lines are appended",
     "log-format": "text or json (default: text)",
+    "no-sysbox-fs": "create: leave /proc and /sys to the kernel alone, and trap no system call",
     "debug": "log the plan and what else helps",
     "systemd-cgroup": "not supported yet: use the cgroupfs driver",
     "rootless": "accepted and ignored: containers always have a user namespace",

@@ -1,0 +1,240 @@
+"""The rows as nodes of a FUSE file system, for one container.
+
+Its root is flat: each row is an entry under the name that ``entry`` gives, to be bound over the file that it stands for. Nodeids belong
+to paths for ever and are kept with the values, so that a successor, of a newer version even, means the same by them.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT
+from typing import TYPE_CHECKING, Any
+
+from sysbox.fs.emulate.tables import MIRRORS, ROWS
+from sysbox.linux import _kernel as k
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sysbox.fs.emulate.row import Row
+    from sysbox.fs.memory import Memory
+
+S_IFREG, S_IFDIR = 0o100000, 0o040000
+FIRST = 2  # nodeid of the first path
+FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
+READ = os.O_RDONLY | os.O_CLOEXEC
+
+
+def entry(path: str) -> str:
+    """Name the entry of the root that is the row or mirror of ``path``."""
+    return path[1:].replace("/", "%")
+
+
+class Container:
+    """One container's values, and what the rows do with the host for it. It is the ``Box`` of each row in turn."""
+
+    def __init__(self, memory: Memory, policy: str) -> None:
+        """Take up what ``memory`` has; ``policy``: "max" if the container may raise the host's limits, else "never"."""
+        self.memory = memory
+        self.policy = policy
+        self.container = memory.description
+        self.kept = {"values": {}, "nodes": [], **memory.values}
+        self.values: dict[str, str] = self.kept["values"]
+        self.paths: list[str] = self.kept["nodes"]
+        self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
+        self.path, self.pid = "", 0
+        new = [path for path in (*ROWS, *MIRRORS) if path not in self.paths]
+        if new:
+            self.paths += new
+            memory.values = self.kept
+        self.ids = {path: FIRST + index for index, path in enumerate(self.paths)}
+
+    def describe(self, container: dict[str, Any]) -> None:
+        """Become this container's."""
+        self.memory.description = container
+        self.container = container
+
+    def keep(self, value: str) -> None:
+        """Remember the row's value."""
+        self.values[self.path] = value
+        self.memory.values = self.kept
+
+    def host(self, path: str = "") -> str:
+        """Read a file of the host."""
+        fd = os.open(path or self.path, READ)
+        try:
+            return os.read(fd, 1 << 16).decode()
+        finally:
+            os.close(fd)
+
+    def host_write(self, value: str) -> None:
+        """Write the row's file of the host."""
+        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+
+    def may_raise(self) -> bool:
+        """Say whether limits of the host may be raised."""
+        return self.policy == "max"
+
+    def _open(self, kind: str) -> int:
+        try:
+            return os.open(f"/proc/{self.pid}/ns/{kind}", READ)
+        except OSError:  # it is of a pid namespace that we do not see, or gone: then the container's own is meant
+            return os.open(f"/proc/{self.container['pid']}/ns/{kind}", READ)
+
+    def inside(self, kind: str, action: Callable[[], str]) -> str:
+        """Act in a namespace of the process that asks."""
+        fd = self._open(kind)
+        try:
+            k.setns(fd, FLAGS[kind])
+        finally:
+            os.close(fd)
+        try:
+            return action()
+        finally:
+            k.setns(self.home[kind], FLAGS[kind])
+
+    def namespace(self, kind: str) -> str:
+        """Name a namespace of the process that asks."""
+        fd = self._open(kind)
+        try:
+            return str(os.fstat(fd).st_ino)
+        finally:
+            os.close(fd)
+
+    def identify(self, path: str) -> int:
+        """Return the nodeid of a path below a mirror, a new one if need be."""
+        if path not in self.ids:
+            self.paths.append(path)
+            self.memory.values = self.kept
+            self.ids[path] = FIRST + len(self.paths) - 1
+        return self.ids[path]
+
+    def node(self, nodeid: int) -> _Node:
+        """Return what a nodeid stands for. Raises OSError ENOENT."""
+        if nodeid == FIRST - 1:
+            return _Top(self, "/", S_IFDIR | 0o755)
+        try:
+            path = self.paths[nodeid - FIRST]
+        except IndexError:
+            raise OSError(ENOENT, "no such node") from None
+        row = ROWS.get(path)
+        if row:
+            return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
+        if path in MIRRORS:
+            return _Mirror(self, path, S_IFDIR | 0o555)
+        return _Native(self, path, 0)
+
+
+class _Node:
+    """A node at a path; by itself an empty directory of the container's root."""
+
+    lasting = True
+
+    def __init__(self, container: Container, path: str, mode: int) -> None:
+        self.of, self.path, self.mode = container, path, mode
+
+    def owner(self, pid: int) -> tuple[int, int]:
+        """Belong to the container's root."""
+        return int(self.of.container.get("uid") or 0), int(self.of.container.get("gid") or 0)
+
+    def find(self, name: str, pid: int) -> int:
+        """Have nothing."""
+        raise OSError(ENOENT, "an empty directory", name)
+
+    def names(self, pid: int) -> list[tuple[str, int, int]]:
+        """List nothing."""
+        return []
+
+    def read(self, pid: int) -> bytes:
+        """Hold nothing."""
+        return b""
+
+    def write(self, data: bytes, pid: int) -> None:
+        """Take anything."""
+
+
+class _Top(_Node):
+    """The root: an entry for each row and mirror."""
+
+    def find(self, name: str, pid: int) -> int:
+        path = "/" + name.replace("%", "/")
+        if path not in ROWS and path not in MIRRORS:
+            raise OSError(ENOENT, "no such row", name)
+        return self.of.ids[path]
+
+    def names(self, pid: int) -> list[tuple[str, int, int]]:
+        return [(entry(path), self.of.ids[path], self.of.node(self.of.ids[path]).mode) for path in (*ROWS, *MIRRORS)]
+
+
+class _Emulated(_Node):
+    """A row."""
+
+    def __init__(self, container: Container, path: str, mode: int, row: Row) -> None:
+        super().__init__(container, path, mode)
+        self.row = row
+
+    def read(self, pid: int) -> bytes:
+        self.of.path, self.of.pid = self.path, pid
+        return self.row.read(self.of).encode() if self.row.read else b""
+
+    def write(self, data: bytes, pid: int) -> None:
+        self.of.path, self.of.pid = self.path, pid
+        if self.row.write:
+            self.row.write(self.of, data.decode("utf-8", "replace"))
+
+
+class _Mirror(_Node):
+    """A directory as the kernel has it in the network namespace of the process that asks, and the rows that belong in it."""
+
+    def _native(self, pid: int) -> list[str]:
+        self.of.pid = pid
+        try:
+            return self.of.inside("net", lambda: "\n".join(os.listdir(self.path))).split("\n")
+        except OSError:
+            return []
+
+    def find(self, name: str, pid: int) -> int:
+        path = f"{self.path}/{name}"
+        if path not in ROWS and name not in self._native(pid):
+            raise OSError(ENOENT, "the kernel has no such file", path)
+        return self.of.identify(path)
+
+    def names(self, pid: int) -> list[tuple[str, int, int]]:
+        here = {path.rpartition("/")[2] for path in ROWS if path.rpartition("/")[0] == self.path}
+        return [(name, self.of.identify(f"{self.path}/{name}"), S_IFREG) for name in sorted({*self._native(pid), *here} - {""})]
+
+
+
+class _Native(_Node):
+    """A file of a mirror: the kernel's, in the network namespace of the process that asks."""
+
+    lasting = False
+
+    def owner(self, pid: int) -> tuple[int, int]:
+        self.of.pid = pid
+        found: list[os.stat_result] = []
+
+        def look() -> str:
+            found.append(os.stat(self.path))
+            return ""
+
+        self.of.inside("net", look)
+        self.mode = found[0].st_mode
+        return found[0].st_uid, found[0].st_gid
+
+    def read(self, pid: int) -> bytes:
+        self.of.pid = pid
+        return self.of.inside("net", lambda: self.of.host(self.path)).encode()
+
+    def write(self, data: bytes, pid: int) -> None:
+        self.of.path, self.of.pid = self.path, pid
+
+        def set_() -> str:
+            self.of.host_write(data.decode("utf-8", "replace"))
+            return ""
+
+        self.of.inside("net", set_)

@@ -1,0 +1,177 @@
+"""Requests of /dev/fuse, answered one after the other out of one buffer: the nodes say what a name is, what it holds, what may be written.
+
+Nothing here waits: an answer is given before the next request is read. So an INTERRUPT finds nothing to interrupt, and a request
+that was in the buffer when its server died is answered by the next one, which finds it there.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EACCES, EAGAIN, EINTR, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM
+from typing import TYPE_CHECKING, Protocol
+
+from sysbox.fs.fuse import protocol as p
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+S_IFDIR, S_IFMT = 0o040000, 0o170000
+GONE = (ENOENT, EINTR, EAGAIN)  # of a read: the request was taken back, or nothing is there
+
+
+class Node(Protocol):
+    """What the server asks of a file or directory."""
+
+    mode: int  # of stat(2), type included
+    lasting: bool  # its attributes and the names in it never change
+
+    def owner(self, pid: int) -> tuple[int, int]:
+        """Return uid and gid as the host sees them."""
+
+    def find(self, name: str, pid: int) -> int:
+        """Return the nodeid of an entry. Raises OSError ENOENT."""
+
+    def names(self, pid: int) -> list[tuple[str, int, int]]:
+        """List a directory: name, nodeid, mode."""
+
+    def read(self, pid: int) -> bytes:
+        """Return the whole content. Raises OSError."""
+
+    def write(self, data: bytes, pid: int) -> None:
+        """Take a value. Raises OSError."""
+
+
+class Server:
+    """One /dev/fuse and the nodes behind it, by nodeid."""
+
+    def __init__(self, fd: int, buffer: memoryview, node: Callable[[int], Node]) -> None:
+        """Serve the open and mounted ``fd``; requests land in ``buffer``, the first byte of which must be 0 or those of a request."""
+        self.fd = fd
+        self.buffer = buffer
+        self.node = node
+        self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
+
+    def resume(self) -> None:
+        """Answer the request that a server before us left in the buffer."""
+        if int.from_bytes(self.buffer[:4], "little"):
+            self._answer()
+
+    def serve(self) -> bool:
+        """Read one request and answer it; False when the file system is mounted nowhere any more."""
+        try:
+            os.readv(self.fd, [self.buffer])
+        except OSError as error:
+            if error.errno in GONE:
+                return True
+            if error.errno == ENODEV:
+                return False
+            raise
+        self._answer()
+        return True
+
+    def _answer(self) -> None:
+        length, opcode, unique, nodeid, _, _, pid, _, _ = p.IN_HEADER.unpack_from(self.buffer)
+        body = self.buffer[p.IN_HEADER.size : length]
+        handler = self.handlers.get(opcode)
+        error, answer = 0, b""
+        try:
+            if handler is None:
+                error = ENOSYS
+            else:
+                result = handler(nodeid, body, pid)
+                if result is None:  # a request that gets no answer
+                    self.buffer[:4] = b"\0\0\0\0"
+                    return
+                answer = result
+        except OSError as failure:
+            error = failure.errno or EIO
+        except Exception:  # noqa: BLE001 - a bug here must not end the service of a whole container
+            error = EIO
+        header = p.OUT_HEADER.pack(p.OUT_HEADER.size + (0 if error else len(answer)), -error, unique)
+        try:
+            os.write(self.fd, header if error else header + answer)
+        except OSError as failure:
+            if failure.errno not in (ENOENT, ENODEV):  # who asked is gone, or got its answer before our predecessor died
+                raise
+        finally:
+            self.buffer[:4] = b"\0\0\0\0"
+
+    def _attr(self, nodeid: int, node: Node, pid: int) -> bytes:
+        uid, gid = node.owner(pid)
+        return p.ATTR.pack(nodeid, 0, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
+
+    def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        major, minor, readahead, _ = p.INIT_IN.unpack_from(body)
+        if (major, minor) < p.KERNEL:
+            raise OSError(EINVAL, "the kernel's FUSE is too old")
+        return p.INIT_OUT.pack(p.KERNEL[0], min(minor, p.MINOR), readahead, 0, 16, 12, p.MAX_WRITE, 1, 1, 0, 0)
+
+    def _lookup(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        parent = self.node(nodeid)
+        found = parent.find(bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
+        node = self.node(found)
+        valid = p.LONG if parent.lasting and node.lasting else 0
+        return p.ENTRY_OUT.pack(found, 0, valid, valid, 0, 0) + self._attr(found, node, pid)
+
+    def _forget(self, *_: object) -> None:
+        return None  # a nodeid stands for its path for ever: there are a few hundred at most
+
+    _batch_forget = _interrupt = _forget
+
+    def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        node = self.node(nodeid)
+        return p.ATTR_OUT.pack(p.LONG if node.lasting else 0, 0, 0) + self._attr(nodeid, node, pid)
+
+    def _setattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        if p.SETATTR_IN.unpack_from(body)[0] & p.FATTR_OTHER:
+            raise OSError(EPERM, "only the size, which is nothing, can be set")
+        return self._getattr(nodeid, body, pid)
+
+    def _open(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        node = self.node(nodeid)
+        node.owner(pid)  # some know their mode by then only
+        wants = p.OPEN_IN.unpack_from(body)[0] & os.O_ACCMODE
+        if wants != os.O_RDONLY and not node.mode & 0o222:
+            raise OSError(EACCES, "read only, for those too who may write everywhere")
+        if wants != os.O_WRONLY and not node.mode & 0o444:
+            raise OSError(EACCES, "write only")
+        return p.OPEN_OUT.pack(0, p.FOPEN_DIRECT_IO, 0)
+
+    def _read(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        _, offset, size, *_ = p.READ_IN.unpack_from(body)
+        node = self.node(nodeid)
+        if node.mode & S_IFMT == S_IFDIR:
+            raise OSError(EISDIR, "a directory")
+        return node.read(pid)[offset : offset + size]
+
+    def _write(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        _, offset, size, *_ = p.WRITE_IN.unpack_from(body)
+        if offset == 0:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
+            self.node(nodeid).write(bytes(body[p.WRITE_IN.size : p.WRITE_IN.size + size]), pid)
+        return size.to_bytes(4, "little") + bytes(4)
+
+    def _statfs(self, *_: object) -> bytes:
+        return p.STATFS_OUT.pack(0, 0, 0, 0, 0, 4096, 255, 4096, 0)
+
+    def _release(self, *_: object) -> bytes:
+        return b""
+
+    _releasedir = _destroy = _release
+
+    def _opendir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        if self.node(nodeid).mode & S_IFMT != S_IFDIR:
+            raise OSError(ENOTDIR, "no directory")
+        return p.OPEN_OUT.pack(0, 0, 0)
+
+    def _readdir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        _, offset, size, *_ = p.READ_IN.unpack_from(body)
+        entries = [(".", nodeid, S_IFDIR), ("..", p.ROOT, S_IFDIR), *self.node(nodeid).names(pid)]
+        out = b""
+        for index, (name, ino, mode) in enumerate(entries[offset:], offset + 1):
+            text = name.encode("utf-8", "surrogateescape")
+            entry = p.DIRENT.pack(ino, index, len(text), (mode & S_IFMT) >> 12) + text
+            entry += bytes(-len(entry) % 8)
+            if len(out) + len(entry) > size:
+                break
+            out += entry
+        return out

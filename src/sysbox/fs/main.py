@@ -1,0 +1,180 @@
+"""The command line of sysbox-fs, and its keeper: the process that holds every descriptor and starts the supervisor anew when it dies."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from sysbox import daemon
+from sysbox.errors import Failure
+from sysbox.linux.jsons import dumps, loads
+from sysbox.version import VERSION
+from sysbox.wire import message as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("sysbox-fs")
+PAUSE = 0.05  # seconds before a supervisor that has died at once is started again
+
+
+def options(argv: list[str]) -> argparse.Namespace:
+    """Parse the command line; paths come back absolute. Exits by SystemExit on --help, --version and nonsense."""
+    parser = argparse.ArgumentParser(
+        "sysbox-fs", description="Gives containers a /proc and /sys of their own, and answers trapped system calls.", allow_abbrev=False
+    )
+    daemon.log_options(parser)
+    add = parser.add_argument
+    add("--run-dir", metavar="DIR", default="/run/sysbox", help="where socket and pid file are (default: /run/sysbox)")
+    add(
+        "--host-sysctl",
+        choices=("never", "max"),
+        default="never",
+        help="whether a container that wants more than the host's limit raises it (default: never)",
+    )
+    add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
+    add("--version", action="version", version=f"sysbox-fs {VERSION}", help="show the version and exit")
+    add("--supervise", metavar="JSON", help=argparse.SUPPRESS)
+    chosen = parser.parse_args(argv)
+    for name in ("log", "run_dir"):
+        if getattr(chosen, name):
+            setattr(chosen, name, os.path.abspath(getattr(chosen, name)))
+    return chosen
+
+
+def main(argv: list[str]) -> int:
+    """Run sysbox-fs with these arguments (without the program's name) and return its exit status."""
+    chosen = options(argv)
+    if chosen.supervise:
+        from sysbox.fs import supervisor
+
+        daemon.log_to(log, chosen)
+        settings = loads(chosen.supervise)
+        try:
+            supervisor.run(settings["listener"], settings["keeper"], settings)
+        except Exception:
+            log.exception("supervisor")
+        return 1
+    return daemon.main("sysbox-fs", chosen, _run, f"{chosen.run_dir}/sysfs.sock")
+
+
+def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
+    """Keep until a signal ends it. Raises Failure, OSError before ``ready`` is called."""
+    if os.geteuid():
+        raise Failure(3005, "only root can run it", "sudo sysbox-fs")
+    os.makedirs(chosen.run_dir, exist_ok=True)
+    os.chmod(chosen.run_dir, 0o700)
+    pid_file, path = f"{chosen.run_dir}/sysfs.pid", f"{chosen.run_dir}/sysfs.sock"
+    lock = daemon.lock(f"{chosen.run_dir}/sysfs.lock", pid_file)
+    daemon.log_to(log, chosen)
+    stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os.eventfd_write(stop, 1))
+    signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
+    keeper = Keeper(daemon.listen(path), chosen, ready)
+    keeper.serve(stop)
+    daemon.notify("STOPPING=1")
+    log.info("Stopped: containers that run go on, and are taken over by the next instance")
+    for name in (path, pid_file):
+        with suppress(FileNotFoundError):
+            os.unlink(name)
+    os.close(lock)
+    return 0
+
+
+class Keeper:
+    """Holds descriptors by container and name, and does nothing else that could fail."""
+
+    def __init__(self, listener: socket.socket, chosen: argparse.Namespace, ready: Callable[[], None]) -> None:
+        """Hold for the supervisor that will listen on ``listener``; ``ready`` is called when the first one is ready."""
+        self.listener = listener
+        self.chosen = chosen
+        self.ready = ready
+        self.held: dict[str, dict[str, int]] = {}
+        self.channel: socket.socket | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+
+    def serve(self, stop: int) -> None:
+        """Keep until the descriptor ``stop`` becomes readable."""
+        watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
+        while True:
+            if self.channel is None:
+                self._start()
+            assert self.channel is not None  # noqa: S101 - for the type checker
+            found, _, _ = select.select([self.channel, stop], [], [], watchdog or None)
+            if watchdog:
+                daemon.notify("WATCHDOG=1")
+            if stop in found:
+                with suppress(OSError):
+                    wire.send(self.channel, {"op": "stop"})
+                return
+            if self.channel in found:
+                self._hear(self.channel)
+
+    def _start(self) -> None:
+        """Start a supervisor from the program on disk, which may be newer than we are, and give it everything."""
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        program = os.path.realpath(sys.argv[0])
+        logs = ["--log-level", self.chosen.log_level, "--log-format", self.chosen.log_format]
+        logs += ["--log", self.chosen.log] if self.chosen.log else []
+        run_dir = ["--run-dir", self.chosen.run_dir, "--host-sysctl", self.chosen.host_sysctl]
+        settings: dict[str, Any] = {
+            "listener": self.listener.fileno(),
+            "keeper": theirs.fileno(),
+            "socket": f"{self.chosen.run_dir}/sysfs.sock",
+            "host_sysctl": self.chosen.host_sysctl,
+            "command": [program, *logs, *run_dir, "--daemonize"] if "NOTIFY_SOCKET" not in os.environ else [],
+        }
+        self.child = subprocess.Popen(
+            [program, *logs, *run_dir, "--supervise", dumps(settings)], pass_fds=(self.listener.fileno(), theirs.fileno())
+        )
+        theirs.close()
+        for container, fds in self.held.items():
+            for name, fd in fds.items():
+                wire.send(self.channel, {"op": "hold", "id": container, "name": name}, [fd])
+        wire.send(self.channel, {"op": "begin"})
+
+    def _hear(self, channel: socket.socket) -> None:
+        try:
+            message, fds = wire.receive(channel)
+        except (OSError, ValueError):
+            message, fds = {}, []
+        operation = message.get("op")
+        if operation == "hold":
+            held = self.held.setdefault(message["id"], {})
+            if message["name"] in held:
+                os.close(held[message["name"]])
+            held[message["name"]] = fds[0]
+        elif operation == "drop":
+            names = [message["name"]] if "name" in message else list(self.held.get(message["id"], {}))
+            for name in names:
+                fd = self.held.get(message["id"], {}).pop(name, -1)
+                if fd >= 0:
+                    os.close(fd)
+            if not self.held.get(message["id"]):
+                self.held.pop(message["id"], None)
+        elif operation == "ready":
+            self.ready()
+            self.ready = lambda: None
+            daemon.notify("READY=1")
+            log.info("Ready")
+        elif not message:
+            self._lost(channel)
+
+    def _lost(self, channel: socket.socket) -> None:
+        """Forget a supervisor that has ended; the loop starts another."""
+        channel.close()
+        self.channel = None
+        if self.child:
+            self.child.wait()
+        log.warning("the supervisor has ended: another is started")
+        time.sleep(PAUSE)

@@ -1,0 +1,97 @@
+"""What one container's worker knows, in memory that it shares with nobody but its successor.
+
+A memfd of fixed layout: who serves, the request of /dev/fuse in hand, the trapped system calls in hand, the container's description
+(written once) and its values (written in turn to one of two places, of which a number says which is good). So a worker may be killed
+between any two instructions, and the next one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from struct import Struct
+from typing import Any
+
+from sysbox.fs.fuse.protocol import BUFFER
+from sysbox.linux.jsons import dumps, loads
+
+_OWNER = Struct("<QQ")  # pid, start time in clock ticks: /proc/pid/stat
+FUSE = 4096
+SLOTS, SLOT, SLOT_COUNT = 16384, 128, 64  # the first 80 bytes of a slot are a struct seccomp_notif
+DESCRIPTION, DESCRIPTION_ROOM = 32768, 98304
+VALUES, VALUES_ROOM = DESCRIPTION + DESCRIPTION_ROOM, 32768
+SIZE = VALUES + 2 * VALUES_ROOM
+_WHICH = 64  # where the number of the good values is
+
+
+class Memory:
+    """The mapped memory of ``fd``."""
+
+    def __init__(self, fd: int) -> None:
+        """Map it. Raises OSError."""
+        self.fd = fd
+        self.map = mmap.mmap(fd, SIZE)
+        self.view = memoryview(self.map)
+        self.fuse = self.view[FUSE : FUSE + BUFFER]
+
+    @property
+    def owner(self) -> tuple[int, int]:
+        """Pid and start time of the worker that serves, (0, 0): none yet."""
+        pid, started = _OWNER.unpack_from(self.view)
+        return pid, started
+
+    @owner.setter
+    def owner(self, who: tuple[int, int]) -> None:
+        _OWNER.pack_into(self.view, 0, *who)
+
+    def slot(self, number: int) -> memoryview:
+        """Return one place for a trapped system call in hand; its first 8 bytes are 0 when it is free."""
+        return self.view[SLOTS + number * SLOT : SLOTS + (number + 1) * SLOT]
+
+    def _read(self, at: int) -> Any:
+        size = int.from_bytes(self.view[at : at + 4], "little")
+        return loads(bytes(self.view[at + 4 : at + 4 + size]).decode()) if size else {}
+
+    def _write(self, at: int, room: int, value: object) -> None:
+        text = dumps(value).encode()
+        if len(text) > room - 4:
+            raise OSError(28, "no room for more")  # ENOSPC
+        self.view[at + 4 : at + 4 + len(text)] = text
+        self.view[at : at + 4] = len(text).to_bytes(4, "little")
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The container as the runtime described it; {} before it has."""
+        return dict(self._read(DESCRIPTION))
+
+    @description.setter
+    def description(self, value: dict[str, Any]) -> None:
+        self._write(DESCRIPTION, DESCRIPTION_ROOM, value)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What outlives the worker: read once at its start."""
+        return dict(self._read(VALUES + self.view[_WHICH] * VALUES_ROOM))
+
+    @values.setter
+    def values(self, value: dict[str, Any]) -> None:
+        other = 1 - self.view[_WHICH]
+        self._write(VALUES + other * VALUES_ROOM, VALUES_ROOM, value)
+        self.view[_WHICH] = other
+
+
+def fresh() -> int:
+    """Make the memory of a new worker. Raises OSError."""
+    fd = os.memfd_create("sysbox-fs", os.MFD_CLOEXEC)
+    os.ftruncate(fd, SIZE)
+    return fd
+
+
+def identity(pid: int) -> tuple[int, int]:
+    """Return pid and start time of a process, (0, 0) if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    return pid, int(fields[19])

@@ -1,0 +1,326 @@
+"""The supervisor's logic: it takes requests, keeps a worker for every container and one to spare, and passes on what they hold.
+
+It may die at any moment: the keeper starts it anew with all descriptors, and the workers, who have gone on meanwhile, come back.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import struct
+from contextlib import suppress
+from socket import SO_PEERCRED, SOL_SOCKET, socket
+from typing import TYPE_CHECKING, Any
+
+from sysbox.fs import memory, worker
+from sysbox.linux import _kernel as k
+from sysbox.version import VERSION
+from sysbox.wire import message as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("sysbox-fs")
+CREATING = ("memory", "fuse", "room")  # what a worker has before it has a container
+NEEDED = (*CREATING, "init")
+
+
+class Record:
+    """One container, or the spare (id ""): its worker's socket and what is held for it."""
+
+    def __init__(self, name: str = "") -> None:
+        """Know nothing but the name."""
+        self.name = name
+        self.sock: socket | None = None
+        self.held: dict[str, int] = {}
+        self.pid = 0
+        self.done = False
+
+
+class Supervisor:
+    """The loop over clients, workers and the keeper."""
+
+    def __init__(self, listener: socket, keeper: socket, settings: dict[str, Any]) -> None:
+        """Serve ``listener``, back up everything with ``keeper``."""
+        self.listener, self.keeper = listener, keeper
+        self.settings = settings
+        self.records: dict[str, Record] = {}
+        self.spare: Record | None = None
+        self.poll = select.epoll()
+        self.actions: dict[int, Callable[[], None]] = {}
+        self.clients: dict[int, socket] = {}
+
+    def _watch(self, fd: int, action: Callable[[], None]) -> None:
+        self.actions[fd] = action
+        self.poll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self.actions[fd]
+        self.poll.unregister(fd)
+
+    def serve(self) -> None:
+        """Serve until the keeper is gone."""
+        self._take_over()
+        self._prepare_spare()
+        self._watch(self.keeper.fileno(), self._kept)
+        self._watch(self.listener.fileno(), self._accept)
+        wire.send(self.keeper, {"op": "ready"})
+        log.info("Ready, with %d containers", len(self.records))
+        while True:
+            for fd, _ in self.poll.poll():
+                action = self.actions.get(fd)
+                if action:
+                    action()
+            if self.spare is None:
+                self._prepare_spare()
+
+    # --- the keeper
+
+    def _take_over(self) -> None:
+        """Get what the keeper holds; start workers where there is none alive."""
+        while True:
+            message, fds = wire.receive(self.keeper)
+            if not message:
+                os._exit(1)
+            if message["op"] == "begin":
+                break
+            record = self.records.setdefault(message["id"], Record(message["id"]))
+            record.held[message["name"]] = fds[0]
+        for record in list(self.records.values()):
+            if any(name not in record.held for name in NEEDED):
+                self._drop(record)
+                continue
+            shared = memory.Memory(record.held["memory"])
+            pid, started = shared.owner
+            if memory.identity(pid) == (pid, started) and pid:
+                self._wait_for(record, pid)
+            else:
+                self._fork(record)
+
+    def _wait_for(self, record: Record, pid: int) -> None:
+        """Expect a worker that lives to come back; start another when it ends instead."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._fork(record)
+            return
+
+        def ended() -> None:
+            self._unwatch(pidfd)
+            os.close(pidfd)
+            if record.sock is None and not record.done:
+                self._fork(record)
+
+        self._watch(pidfd, ended)
+
+    def _keep(self, record: Record, name: str) -> None:
+        wire.send(self.keeper, {"op": "hold", "id": record.name, "name": name}, [record.held[name]])
+
+    def _kept(self) -> None:
+        """Hear from the keeper: "stop", or that it is gone. Under systemd it comes back by itself; otherwise a new one is started."""
+        try:
+            message, _ = wire.receive(self.keeper)
+        except OSError:
+            message = {}
+        if message.get("op") == "stop":
+            for record in self.records.values():
+                if record.sock:
+                    with suppress(OSError):
+                        wire.send(record.sock, {"op": "orphan"})
+        os._exit(0)  # the workers find, or start, a new sysbox-fs and give it what they hold
+
+    # --- workers
+
+    def _prepare_spare(self) -> None:
+        self.spare = Record()
+        self._fork(self.spare)
+
+    def _fork(self, record: Record) -> None:
+        ours, theirs = _pair()
+        gc.freeze()
+        pid, pidfd = k.clone3(0, -1) or (0, -1)
+        if not pid:
+            keep = {theirs.fileno(), self.settings["home"], *record.held.values()}
+            self._become_worker(theirs, record.held, keep)
+        os.close(pidfd)
+        theirs.close()
+        self._attach(record, ours, pid)
+
+    def _become_worker(self, channel: socket, held: dict[str, int], keep: set[int]) -> None:
+        first = 3
+        for fd in sorted(keep):
+            if fd > first:
+                k.close_range(first, fd - 1, 0)
+            first = max(first, fd + 1)
+        k.close_range(first, 0xFFFFFFFF, 0)
+        worker.run(channel, dict(held), self.settings)
+
+    def _attach(self, record: Record, sock: socket, pid: int) -> None:
+        record.sock, record.pid = sock, pid
+        self._watch(sock.fileno(), lambda: self._heard(record, sock))
+
+    def _heard(self, record: Record, sock: socket) -> None:
+        try:
+            message, fds = wire.receive(sock)
+        except (OSError, ValueError):
+            message, fds = {}, []
+        operation = message.get("op", "")
+        if operation == "hold":
+            self._replace(record, message["name"], fds[0])
+        elif operation == "drop":
+            self._replace(record, message["name"], -1)
+        elif operation == "log":
+            log.log(message["level"], "%s", message["text"])
+        elif operation == "bye":
+            record.done = True
+        elif not operation:
+            self._lost(record, sock)
+
+    def _replace(self, record: Record, name: str, fd: int) -> None:
+        old = record.held.pop(name, -1)
+        if old >= 0:
+            os.close(old)
+        if fd >= 0:
+            record.held[name] = fd
+        if record.name:
+            if fd >= 0:
+                self._keep(record, name)
+            else:
+                wire.send(self.keeper, {"op": "drop", "id": record.name, "name": name})
+
+    def _lost(self, record: Record, sock: socket) -> None:
+        """A worker has ended: with its container, or before it."""
+        self._unwatch(sock.fileno())
+        sock.close()
+        if record.sock is not sock:
+            return
+        record.sock = None
+        if record is self.spare:
+            self._drop(record)
+            self.spare = None
+        elif record.done or any(name not in record.held for name in NEEDED) or _readable(record.held["init"]):
+            self._drop(record)
+        else:
+            log.warning("container %s: its worker (pid %d) was killed: another goes on", record.name, record.pid)
+            self._fork(record)
+
+    def _drop(self, record: Record) -> None:
+        record.done = True
+        for fd in record.held.values():
+            os.close(fd)
+        record.held.clear()
+        if record.name and self.records.get(record.name) is record:
+            del self.records[record.name]
+            wire.send(self.keeper, {"op": "drop", "id": record.name})
+
+    # --- clients
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self.listener.accept()
+        except OSError:
+            return
+        _, uid, _ = struct.unpack("3i", sock.getsockopt(SOL_SOCKET, SO_PEERCRED, 12))
+        if uid:
+            sock.close()
+            return
+        self.clients[sock.fileno()] = sock
+        self._watch(sock.fileno(), lambda: self._asked(sock))
+
+    def _asked(self, sock: socket) -> None:
+        """Take a client's one request; it is the worker that answers."""
+        self._unwatch(sock.fileno())
+        del self.clients[sock.fileno()]
+        try:
+            message, fds = wire.receive(sock)
+        except (OSError, ValueError):
+            message, fds = {}, []
+        operation = message.get("op", "")
+        try:
+            if message.get("v") != wire.VERSION:
+                if message:
+                    _refuse(sock, 4002, f"protocol version {message.get('v')!r} is not {wire.VERSION}", "install programs of one version")
+            elif operation == "worker":
+                self._returned(sock)
+                return
+            elif operation == "ping":
+                pids = {record.name: record.pid for record in self.records.values()}
+                wire.send(sock, {"ok": True, "version": VERSION, "pid": os.getpid(), "workers": pids})
+            elif operation == "create":
+                self._create(sock, message, fds)
+            elif operation == "listener":
+                record = self.records.get(message["id"])
+                if record is None:
+                    _refuse(sock, 4003, f"container {message['id']} is unknown", "start the container anew")
+                elif record.sock:
+                    wire.send(record.sock, {"op": "listener"}, [sock.fileno(), *fds])
+            else:
+                _refuse(sock, 4002, f"unknown operation {operation!r}", "install programs of one version")
+        except OSError as error:
+            log.info("%s: no answer: %s", operation, error)  # the client asks again
+        finally:
+            for fd in fds:
+                os.close(fd)
+        sock.close()
+
+    def _create(self, sock: socket, message: dict[str, Any], fds: list[int]) -> None:
+        name = message["container"]["id"]
+        record = self.records.get(name)
+        if record is None or record.done:
+            if self.spare is None or self.spare.sock is None:
+                self._prepare_spare()
+            record, self.spare = self.spare, None
+            if record is None or record.sock is None:
+                return
+            record.name = name
+            self.records[name] = record
+            for held in record.held:
+                self._keep(record, held)
+        if record.sock:
+            wire.send(record.sock, {"op": "create", "container": message["container"]}, [sock.fileno(), *fds])
+
+    def _returned(self, sock: socket) -> None:
+        """Take a worker back that has outlived a supervisor."""
+        try:
+            message, _ = wire.receive(sock)
+        except (OSError, ValueError):
+            message = {}
+        if message.get("op") != "hello":
+            sock.close()
+            return
+        record = self.records.setdefault(message["id"], Record(message["id"]))
+        if record.sock is not None:  # another one serves already
+            sock.close()
+            return
+        self._attach(record, sock, message["pid"])
+        if message["version"] != VERSION:
+            log.info("container %s: its worker is of version %s: another goes on", record.name, message["version"])
+            wire.send(sock, {"op": "retire"})
+
+
+def _pair() -> tuple[socket, socket]:
+    from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socketpair
+
+    return socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _refuse(sock: socket, code: int, cause: str, hint: str) -> None:
+    wire.send(sock, {"ok": False, "code": code, "cause": cause, "hint": hint})
+
+
+def run(listener: int, keeper: int, settings: dict[str, Any]) -> None:
+    """Be the supervisor: descriptors of the listening socket and of the keeper's. Returns never but by an exception."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers: their sockets tell of their end
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the keeper is whom to talk to
+    settings["home"] = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    Supervisor(socket(fileno=listener), socket(fileno=keeper), settings).serve()

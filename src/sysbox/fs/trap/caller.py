@@ -1,0 +1,150 @@
+"""The process that made a trapped system call: what it passed, who it is, and how to act in its place.
+
+Its memory may change while we look: everything is read once, and what was read is acted on.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from errno import EFAULT, ENAMETOOLONG
+from struct import Struct
+
+from sysbox.linux import _kernel as k
+from sysbox.wire import traps
+
+NOTIF = Struct("<QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, six arguments
+PATH_MAX = 4096
+CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
+NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
+O_PATH = os.O_PATH | os.O_CLOEXEC
+# a link of the caller's own /proc, which leads elsewhere than ours: what it names is opened as the caller's
+MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd)(?:/(.*))?$", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Call:
+    """One trapped system call. ``listener``: the descriptor to answer on."""
+
+    listener: int
+    id: int
+    pid: int
+    name: str
+    arch: int
+    args: tuple[int, ...]
+
+    def text(self, index: int, size: int = PATH_MAX) -> str:
+        """Read the string that an argument points to; NULL is "". Raises OSError EFAULT, ENAMETOOLONG."""
+        address = self.args[index]
+        if not address:
+            return ""
+        data = self.memory(address, size)
+        end = data.find(b"\0")
+        if end < 0:
+            raise OSError(ENAMETOOLONG if len(data) == size else EFAULT, "no string")
+        return data[:end].decode("utf-8", "surrogateescape")
+
+    def memory(self, address: int, size: int) -> bytes:
+        """Read memory of the caller, less where it ends. Raises OSError EFAULT."""
+        try:
+            return k.process_vm_readv(self.pid, address, size)
+        except OSError as error:
+            raise OSError(EFAULT, error.strerror) from None
+
+    def valid(self) -> bool:
+        """Say whether the caller still waits: only then is its pid still its own."""
+        return k.seccomp_id_valid(self.listener, self.id)
+
+    def status(self) -> dict[str, str]:
+        """Read /proc/PID/status. Raises OSError."""
+        with open(f"/proc/{self.pid}/status", encoding="utf-8", errors="replace") as file:
+            return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
+
+    def able(self, capability: int) -> bool:
+        """Say whether the caller has a capability of its user namespace."""
+        try:
+            return bool(int(self.status()["CapEff"], 16) >> capability & 1)
+        except OSError:
+            return False
+
+    def answer(self, value: int, errno: int = 0, *, go_on: bool = False) -> None:
+        """Let the caller return; ``go_on``: the kernel does what it asked for. Nothing happens if it does not wait any more."""
+        try:
+            k.seccomp_send(self.listener, self.id, value, errno, k.SECCOMP_USER_NOTIF_FLAG_CONTINUE if go_on else 0)
+        except OSError:
+            return
+
+    def give(self, fd: int, *, cloexec: bool) -> None:
+        """Let the caller return with a descriptor of ours. Raises OSError (EMFILE, say)."""
+        k.seccomp_addfd(self.listener, self.id, k.SECCOMP_ADDFD_FLAG_SEND, fd, os.O_CLOEXEC if cloexec else 0)
+
+
+def decode(listener: int, slot: memoryview) -> Call:
+    """Take apart what lies in a slot."""
+    id_, pid, _, number, arch, _, *args = NOTIF.unpack_from(slot)
+    if arch == traps.I386:
+        args = [one & 0xFFFFFFFF for one in args]
+    return Call(listener, id_, pid, traps.NAMES.get(arch, {}).get(number, ""), arch, tuple(args))
+
+
+class Place:
+    """The caller's namespaces, root, working directory and identity, opened from outside; ``join`` makes them ours."""
+
+    def __init__(self, call: Call) -> None:
+        """Open them. Raises OSError: ESRCH if the caller is gone."""
+        self.call = call
+        top = f"/proc/{call.pid}"
+        self.spaces = [(os.open(f"{top}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC), flag) for kind, flag in NAMESPACES]
+        self.user = os.open(f"{top}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        self.pidns = os.open(f"{top}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self.root, self.cwd, self.own = (os.open(f"{top}/{name}", O_PATH | os.O_DIRECTORY) for name in ("root", "cwd", ""))
+        self.proc = os.open("/proc", O_PATH | os.O_DIRECTORY)
+        status = call.status()
+        self.capabilities = int(status["CapEff"], 16)
+        self.ids = [[int(one) for one in status[name].split()[:3]] for name in ("Uid", "Gid")]
+        self.fs = [int(status[name].split()[3]) for name in ("Uid", "Gid")]
+        self.groups = [int(one) for one in status["Groups"].split()]
+        self.same_user = os.fstat(self.user).st_ino == os.stat("/proc/self/ns/user").st_ino
+        self.permitted = int(_own_status()["CapPrm"], 16)
+        if not call.valid():
+            raise ProcessLookupError(3, "the caller is gone")
+
+    def net(self) -> None:
+        """Join the network namespace alone. Raises OSError."""
+        k.setns(self.spaces[0][0], k.CLONE_NEWNET)
+
+    def able(self, capability: int) -> bool:
+        """Say whether the caller has a capability."""
+        return bool(self.capabilities >> capability & 1)
+
+    def join(self, *paths: str, privileged: bool = False) -> list[tuple[int, str]]:
+        """Become the caller in all but its pid; return each path as (descriptor or AT_FDCWD, path from there). Raises OSError.
+
+        ``privileged``: keep the host's user namespace and capabilities.
+        """
+        for fd, flag in self.spaces:
+            k.setns(fd, flag)
+        os.fchdir(self.root)
+        os.chroot(".")
+        os.fchdir(self.cwd)
+        found = []
+        for path in paths:
+            magic = MAGIC.fullmatch(path)
+            found.append((os.open(magic[1], O_PATH, dir_fd=self.own), magic[2] or "") if magic else (k.AT_FDCWD, path))
+        if privileged:
+            return found
+        k.prctl(k.PR_SET_KEEPCAPS, 1)
+        os.setgroups(self.groups)
+        os.setresgid(*self.ids[1])
+        os.setresuid(*self.ids[0])
+        if not self.same_user:
+            k.capset(self.permitted, self.permitted, 0)
+            k.setns(self.user, k.CLONE_NEWUSER)
+        k.capset(self.capabilities, self.capabilities, 0)
+        return found
+
+
+def _own_status() -> dict[str, str]:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)

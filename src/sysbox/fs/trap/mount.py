@@ -1,0 +1,222 @@
+"""mount(2) and umount2(2): proc and sysfs come with the container's parts, overlays with xattrs that root inside may set.
+
+Everything else is the kernel's own affair: what must stay is locked. A caller that changes its arguments after we have read them gets
+what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() in fs/namespace.c.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EBUSY, EINVAL, EPERM
+from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
+from typing import TYPE_CHECKING, Any
+
+from sysbox.fs import tree
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, MAGIC, Place
+from sysbox.linux import _kernel as k
+from sysbox.oci.mountoptions import attributes
+from sysbox.wire import message as wire
+from sysbox.wire import traps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sysbox.fs.trap.caller import Call
+    from sysbox.fs.trap.slots import Slot
+
+    Work = Callable[[Slot], None]
+
+TREES = ("proc", "sysfs")
+PARTS = ("fuse", "proc", "sysfs", "tmpfs", "devtmpfs")
+NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
+FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
+
+
+def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
+    """Handle a new mount or a bind that is not recursive: the filter lets the others pass."""
+    flags = call.args[3] & 0xFFFFFFFF
+    if flags & traps.MAGIC_MASK == traps.MAGIC:
+        flags &= 0xFFFF
+    if flags & k.MS_BIND:
+        return _bind(call, flags)
+    kind = call.text(2)
+    if kind not in (*TREES, *NETWORKED, "overlay"):
+        call.answer(0, go_on=True)
+        return None
+    source, target, data = call.text(0), call.text(1), call.text(4) if call.args[4] else ""
+    if kind in TREES:
+        return lambda slot: _tree(call, slot, container, kind, target, flags, data)
+    if kind == "overlay":
+        return lambda slot: _overlay(call, slot, source, target, flags, data)
+    return lambda slot: _networked(call, slot, kind, source, target, flags, data)
+
+
+def build(place: Place, container: dict[str, Any], kind: str, attr: int, data: str) -> int:
+    """Build a tree for the caller, in its pid or network namespace: a detached mount that is locked for its user namespace."""
+    place.net()
+    tree.enter()
+    context = tree.proc_context(place.pidns) if kind == "proc" else tree.sysfs_context()
+    tree.configure(context, kind, data)
+    if kind == "sysfs" and container["sys_readonly"]:
+        attr |= k.MOUNT_ATTR_RDONLY
+    owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
+    top = tree.plant(kind, context, container, attr, owner=owner)
+    return clone(place.user, top)
+
+
+def clone(userns: int, top: str) -> int:
+    """Clone a tree, locked for a user namespace, and stay where we are."""
+    return _in_child(lambda: tree.lock(userns, top)[0])
+
+
+def _in_child(action: Callable[[], int]) -> int:
+    """Do what changes our namespaces for good in a child; return the descriptor that it makes. Raises OSError."""
+    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    if not (k.clone3(0, -1) or (0, -1))[0]:
+        try:
+            wire.send(theirs, {"ok": True}, [action()])
+        except OSError as error:
+            wire.send(theirs, {"errno": error.errno})
+        os._exit(0)
+    theirs.close()
+    told, fds = wire.receive(ours)
+    ours.close()
+    if not fds:
+        raise OSError(told.get("errno") or EINVAL, "a child failed")
+    return fds[0]
+
+
+def _tree(call: Call, slot: Slot, container: dict[str, Any], kind: str, target: str, flags: int, data: str) -> None:
+    place = Place(call)
+    if not place.able(CAP_SYS_ADMIN):
+        raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
+    fd = build(place, container, kind, attributes(flags)[0], data)
+    slot.note_mount(fd)
+    [(at, path)] = place.join(target)
+    k.move_mount(fd, "", at, path, FOLLOW | (0 if path else k.MOVE_MOUNT_T_EMPTY_PATH))
+    call.answer(0)
+
+
+def _overlay(call: Call, slot: Slot, source: str, target: str, flags: int, data: str) -> None:
+    """Mount as the caller would. In a user namespace only user.overlay.* xattrs can be set: without them no directory becomes opaque."""
+    place = Place(call)
+    [(at, path)] = place.join(target)
+    if not place.same_user and "userxattr" not in data.split(","):
+        data = f"{data},userxattr"
+    k.mount(source or None, relative(at, path), "overlay", flags, data)
+    call.answer(0)
+
+
+def _networked(call: Call, slot: Slot, kind: str, source: str, target: str, flags: int, data: str) -> None:
+    """Mount what the kernel lets nobody but root of the host mount, in the caller's namespaces."""
+    place = Place(call)
+    if not place.able(CAP_SYS_ADMIN):
+        raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
+    [(at, path)] = place.join(target, privileged=True)
+    k.mount(source or None, relative(at, path), kind, flags | k.MS_NODEV | k.MS_NOSUID, data or None)
+    call.answer(0)
+
+
+def mounts(pid: int) -> list[dict[str, Any]]:
+    """Read the mounts that a process sees. Raises OSError."""
+    out = []
+    with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            left, _, right = line.partition(" - ")
+            fields = left.split()
+            out.append({"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": right.split()[0]})
+    return out
+
+
+def of(pid: int, fd: int, proc: int | None = None) -> dict[str, Any]:
+    """Return the mount that a descriptor of ours is on, as ``pid`` sees it; {} if it sees none. ``proc``: a descriptor of the host's /proc."""
+    number = mount_id(fd, proc)
+    return next((one for one in mounts(pid) if one["id"] == number), {})
+
+
+def mount_id(fd: int, proc: int | None = None) -> int:
+    """Return the number of the mount that a descriptor of ours is on."""
+    info = os.open(f"{'/proc/' if proc is None else ''}self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    with open(info, encoding="ascii") as file:
+        return int(next(line for line in file if line.startswith("mnt_id:")).split()[1])
+
+
+def _bind(call: Call, flags: int) -> Work | None:
+    """Bind with all that is mounted below if the source is the root of a proc or sysfs: its locked parts would make it fail."""
+    source = call.text(0)
+    if is_root(call.pid, source):
+        target = call.text(1)
+        return lambda slot: _bind_tree(call, source, target)
+    call.answer(0, go_on=True)
+    return None
+
+
+def is_root(pid: int, path: str) -> bool:
+    """Say whether a path may lead to the root of a proc or sysfs: only then a closer look is worth a process. It acts on nothing."""
+    base = "root" if path.startswith("/") else "cwd"
+    magic = MAGIC.fullmatch(path)
+    where_ = f"{magic[1]}/{magic[2] or ''}" if magic else f"{base}/{path}"
+    try:
+        return os.stat(f"/proc/{pid}/{where_}").st_ino == 1  # both number their roots so
+    except OSError:
+        return False
+
+
+def _bind_tree(call: Call, source: str, target: str) -> None:
+    place = Place(call)
+    (at, path), (to, there) = place.join(source, target)
+    fd = open_tree(at, path, 0)
+    k.move_mount(fd, "", to, there, FOLLOW | (0 if there else k.MOVE_MOUNT_T_EMPTY_PATH))
+    call.answer(0)
+
+
+def open_tree(at: int, path: str, flags: int) -> int:
+    """Clone a mount, with all that is mounted below if it is a proc or sysfs. Raises OSError."""
+    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
+    try:
+        recursive = k.AT_RECURSIVE if os.fstat(fd).st_ino == 1 else 0
+        return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | recursive | flags)
+    finally:
+        os.close(fd)
+
+
+def umount(call: Call, _: object, __: object) -> Work | None:
+    """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
+    target = call.text(0)
+    if not is_root(call.pid, target):
+        call.answer(0, go_on=True)
+        return None
+    flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
+    return lambda slot: _umount(call, target, flags)
+
+
+def _umount(call: Call, target: str, flags: int) -> None:
+    place = Place(call)
+    every = mounts(call.pid)
+    [(at, path)] = place.join(target)
+    nofollow = os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0
+    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
+    number = mount_id(fd, place.proc)
+    os.close(fd)
+    me = next((one for one in every if one["id"] == number), None)
+    below = [one for one in every if one["parent"] == number]
+    if me is None or me["type"] not in TREES or me["root"] != "/" or not below:
+        call.answer(0, go_on=True)
+        return
+    if me["path"] in ("/proc", "/sys") or not all(_part(one, every) for one in below):
+        raise OSError(EBUSY, "something else is mounted below, or it is in use")
+    k.umount2(relative(at, path), flags | k.MNT_DETACH)
+    call.answer(0)
+
+
+def _part(one: dict[str, Any], every: list[dict[str, Any]]) -> bool:
+    """Say whether a mount on a tree is one of the container's parts, or what covers it."""
+    return one["type"] in PARTS and all(_part(two, every) for two in every if two["parent"] == one["id"])
+
+
+def relative(at: int, path: str) -> str:
+    """Return a path for a call that takes no descriptor, for which the working directory changes if need be."""
+    if at == k.AT_FDCWD:
+        return path
+    os.fchdir(at)
+    return path or "."

@@ -1,0 +1,145 @@
+"""The new mount API and openat2(2), as far as the kernel cannot be left alone with them.
+
+fsopen(2) of a proc, sysfs or overlay is done in the caller's place, and the context is remembered: fsmount(2) of it gives a tree with
+the container's parts. All other contexts, and all other calls of that API, are the kernel's affair.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EPERM, EXDEV
+from typing import TYPE_CHECKING, Any
+
+from sysbox.fs import tree
+from sysbox.fs.emulate.tables import MIRRORS, ROWS
+from sysbox.fs.trap import mount
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place
+from sysbox.linux import _kernel as k
+
+if TYPE_CHECKING:
+    from sysbox.fs.trap.caller import Call
+    from sysbox.fs.trap.slots import Slot
+
+CLOEXEC = 1  # FSOPEN_CLOEXEC, FSMOUNT_CLOEXEC
+NAMES = {path.rpartition("/")[2] for path in ROWS} | {path.rpartition("/")[2] for path in MIRRORS}
+MOST = 64  # contexts remembered
+
+
+class Contexts:
+    """File system contexts that were given to processes of the container: descriptor -> type."""
+
+    def __init__(self) -> None:
+        """Remember none."""
+        self.kinds: dict[int, str] = {}
+
+    def find(self, call: Call, fd: int) -> tuple[int, str] | None:
+        """Return ours that is the caller's descriptor ``fd``."""
+        for ours, kind in self.kinds.items():
+            try:
+                if k.kcmp(os.getpid(), call.pid, k.KCMP_FILE, ours, fd) == 0:
+                    return ours, kind
+            except OSError:
+                continue
+        return None
+
+    def forget(self, ours: int) -> None:
+        """Close one."""
+        if self.kinds.pop(ours, None) is not None:
+            os.close(ours)
+
+
+def fsopen(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.Work | None:
+    """Open a context of proc, sysfs or overlay for the caller."""
+    kind = call.text(0)
+    if kind not in (*mount.TREES, "overlay"):
+        call.answer(0, go_on=True)
+        return None
+    return lambda slot: _fsopen(call, slot, kind)
+
+
+def _fsopen(call: Call, slot: Slot, kind: str) -> None:
+    place = Place(call)
+    if not place.able(CAP_SYS_ADMIN):
+        raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
+    if kind == "proc":
+        context = tree.proc_context(place.pidns)
+    elif kind == "sysfs":
+        place.net()
+        context = tree.sysfs_context()
+    else:
+        place.join()
+        context = k.fsopen(kind, k.FSOPEN_CLOEXEC)
+        if not place.same_user:
+            k.fsconfig(context, k.FSCONFIG_SET_FLAG, "userxattr", None, 0)
+    if kind != "overlay":
+        slot.remember(context, kind)
+    call.give(context, cloexec=bool(call.args[1] & CLOEXEC))
+
+
+def fsmount(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.Work | None:
+    """Make a tree of a remembered context."""
+    found = contexts.find(call, call.args[0] & 0xFFFFFFFF) if contexts.kinds else None
+    if not found:
+        call.answer(0, go_on=True)
+        return None
+    context, kind = found
+
+    def work(_: Slot) -> None:
+        place = Place(call)
+        if not place.able(CAP_SYS_ADMIN):
+            raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
+        place.net()
+        tree.enter()
+        attr = call.args[2] & 0xFFFFFFFF | (k.MOUNT_ATTR_RDONLY if kind == "sysfs" and container["sys_readonly"] else 0)
+        owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
+        top = tree.plant(kind, context, container, attr, owner=owner)
+        call.give(mount.clone(place.user, top), cloexec=bool(call.args[1] & CLOEXEC))
+
+    return work
+
+
+def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.Work | None:
+    """Clone a proc or sysfs with its parts, when the caller asks for it without."""
+    path = call.text(1)
+    at, flags = call.args[0] & 0xFFFFFFFF, call.args[2] & 0xFFFFFFFF
+    if at != 0xFFFFFF9C and not path.startswith("/"):
+        base = f"/proc/self/fd/{at}"
+        path = f"{base}/{path}" if path else base
+    if not mount.is_root(call.pid, path):
+        call.answer(0, go_on=True)
+        return None
+
+    def work(_: Slot) -> None:
+        [(base, rest)] = Place(call).join(path)
+        call.give(mount.open_tree(base, rest, 0), cloexec=bool(flags & k.OPEN_TREE_CLOEXEC))
+
+    return work
+
+
+def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.Work | None:
+    """Open an emulated file for a caller that will cross no mount: it cannot know that the file is one."""
+    how = call.memory(call.args[2], 24)
+    flags, mode, resolve = (int.from_bytes(how[at : at + 8], "little") for at in (0, 8, 16))
+    if not resolve & k.RESOLVE_NO_XDEV or len(how) < 24:
+        call.answer(0, go_on=True)
+        return None
+    path = call.text(1)
+    if path.rstrip("/").rpartition("/")[2] not in NAMES and not any(f"/{name}/" in path for name in ("core", "default")):
+        call.answer(0, go_on=True)
+        return None
+    at = call.args[0] & 0xFFFFFFFF
+
+    def work(_: Slot) -> None:
+        base = os.open(f"/proc/{call.pid}/fd/{at}", os.O_PATH | os.O_CLOEXEC) if at != 0xFFFFFF9C else k.AT_FDCWD
+        Place(call).join()
+        try:
+            fd = k.openat2(base, path, flags | os.O_CLOEXEC, mode, resolve)
+        except OSError as error:
+            if error.errno != EXDEV:
+                raise
+            fd = k.openat2(base, path, flags | os.O_CLOEXEC, mode, resolve & ~k.RESOLVE_NO_XDEV)
+            if os.fstat(fd).st_dev != container["device"]:
+                raise OSError(EXDEV, "another file system") from None
+        call.give(fd, cloexec=bool(flags & os.O_CLOEXEC))
+
+    return work

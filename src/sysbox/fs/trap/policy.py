@@ -1,0 +1,78 @@
+"""What becomes of each trapped system call: a table from name to handler.
+
+A handler looks at the call and either answers it at once, which takes microseconds, or returns what is to be done in the caller's
+place. That runs in a child of the worker: it may wait for file systems of the container, ours among them, while the worker serves.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import EPERM
+from typing import TYPE_CHECKING, Any
+
+from sysbox.fs.trap import mount, newapi, xattr
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_TIME
+from sysbox.wire import traps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sysbox.fs.trap.caller import Call
+    from sysbox.fs.trap.mount import Work
+
+    Handler = Callable[[Call, dict[str, Any], newapi.Contexts], "Work | None"]
+
+
+def _pretend(capability: int) -> Handler:
+    """Answer success without doing anything, to those who could do it on a host of their own."""
+
+    def handler(call: Call, _: dict[str, Any], __: newapi.Contexts) -> None:
+        able = call.able(capability)
+        call.answer(0, 0 if able else EPERM)
+
+    return handler
+
+
+def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | None:
+    """Ignore a change of owner of /sys itself, as images do it that think they run with a sysfs of their own."""
+    where = f"/proc/{call.pid}"
+    if call.name.startswith("fchown") and call.name != "fchownat":
+        path, base = f"{where}/fd/{call.args[0]}", ""
+    else:
+        index = 1 if call.name == "fchownat" else 0
+        text = call.text(index)
+        if text.rstrip("/") not in ("/sys", "sys", ""):
+            call.answer(0, go_on=True)
+            return None
+        if call.name == "fchownat" and not text.startswith("/"):
+            at = call.args[0] & 0xFFFFFFFF
+            base = f"{where}/cwd" if at == 0xFFFFFF9C else f"{where}/fd/{at}"
+        else:
+            base = f"{where}/root" if text.startswith("/") else f"{where}/cwd"
+        path = f"{base}/{text.strip('/')}".rstrip("/")
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            found = mount.of(call.pid, fd)
+            is_sysfs = found.get("type") == "sysfs" and os.fstat(fd).st_ino == 1
+        finally:
+            os.close(fd)
+    except OSError:
+        is_sysfs = False
+    call.answer(0, go_on=not is_sysfs)
+    return None
+
+
+HANDLERS: dict[str, Handler] = {
+    "mount": mount.mount,
+    "umount": mount.umount,
+    "umount2": mount.umount,
+    "fsopen": newapi.fsopen,
+    "fsmount": newapi.fsmount,
+    "open_tree": newapi.open_tree,
+    "openat2": newapi.openat2,
+    **dict.fromkeys(("swapon", "swapoff"), _pretend(CAP_SYS_ADMIN)),
+    **dict.fromkeys(("settimeofday", "stime", "clock_settime", "clock_settime64"), _pretend(CAP_SYS_TIME)),
+    **dict.fromkeys(traps.CHOWN, _chown),
+    **dict.fromkeys(traps.XATTR, xattr.handle),
+}

@@ -1,0 +1,75 @@
+"""Trapped system calls in hand: each lies in a slot of the shared memory from its arrival to its answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sysbox.fs.memory import SLOT_COUNT, identity
+from sysbox.fs.trap.mount import mount_id, mounts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sysbox.fs.memory import Memory
+
+# offsets behind struct seccomp_notif: the listener's number, the mount that the call makes, the child that acts
+_LISTENER, _MOUNT, _CHILD, _STARTED = 80, 88, 96, 104
+
+
+class Slot:
+    """One place."""
+
+    def __init__(self, view: memoryview, remember: Callable[[int, str], None]) -> None:
+        """Look at a slot; ``remember`` takes a file system context and its type for the worker."""
+        self.view = view
+        self.remember = remember
+
+    def _get(self, at: int) -> int:
+        return int.from_bytes(self.view[at : at + 8], "little")
+
+    def _set(self, at: int, value: int) -> None:
+        self.view[at : at + 8] = value.to_bytes(8, "little")
+
+    @property
+    def free(self) -> bool:
+        """Whether there is no call in it."""
+        return not self._get(0)
+
+    @property
+    def listener(self) -> int:
+        """The number of the listener from which the call came."""
+        return self._get(_LISTENER)
+
+    def expect(self, listener: int) -> None:
+        """Prepare for a call from a listener."""
+        self.view[_LISTENER:] = bytes(len(self.view) - _LISTENER)
+        self._set(_LISTENER, listener)
+
+    def clear(self) -> None:
+        """Take the call out: it has been answered."""
+        self._set(0, 0)
+
+    def note_child(self, pid: int) -> None:
+        """Write down which process acts."""
+        pid, started = identity(pid)
+        self._set(_STARTED, started)
+        self._set(_CHILD, pid)
+
+    def child(self) -> int:
+        """Return the pid of the process that acts, 0 if there is none alive."""
+        pid = self._get(_CHILD)
+        return pid if pid and identity(pid) == (pid, self._get(_STARTED)) else 0
+
+    def note_mount(self, fd: int) -> None:
+        """Write down the mount that is about to be put into its place."""
+        self._set(_MOUNT, mount_id(fd))
+
+    def mounted(self, pid: int) -> bool:
+        """Say whether that mount has got into the caller's mount namespace."""
+        number = self._get(_MOUNT)
+        return bool(number) and any(one["id"] == number for one in mounts(pid))
+
+
+def all_of(memory: Memory, remember: Callable[[int, str], None]) -> list[Slot]:
+    """Return every slot of a memory."""
+    return [Slot(memory.slot(number), remember) for number in range(SLOT_COUNT)]

@@ -1,0 +1,414 @@
+"""The process that serves one container: its emulated files and its trapped system calls.
+
+All that it needs to go on lives in descriptors which the supervisor holds too: the memory, /dev/fuse, its room, init's pidfd, the
+listeners. So it may be killed at any moment. It ends when the container's init has.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from errno import ENOENT, ENOSYS, ESRCH
+from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from sysbox.fs import memory as memories
+from sysbox.fs import room, tree
+from sysbox.fs.emulate.nodes import Container
+from sysbox.fs.fuse.server import Server
+from sysbox.fs.trap import slots
+from sysbox.fs.trap.caller import decode
+from sysbox.fs.trap.newapi import MOST, Contexts
+from sysbox.fs.trap.policy import HANDLERS
+from sysbox.linux import _kernel as k
+from sysbox.linux import files
+from sysbox.oci.mountoptions import attributes
+from sysbox.version import VERSION
+from sysbox.wire import message as wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sysbox.fs.trap.caller import Call
+
+log = logging.getLogger("sysbox-fs")
+PATIENCE = 0.2  # seconds between attempts to find a supervisor
+DAEMON_AFTER = 10  # attempts after which the worker starts one
+
+
+class Relay(logging.Handler):
+    """Sends the log to the supervisor, who has its file."""
+
+    def __init__(self, channel: socket) -> None:
+        """Send over ``channel``."""
+        super().__init__()
+        self.channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one message, with its traceback."""
+        text = record.getMessage() + (f": {record.exc_info[1]!r}" if record.exc_info else "")
+        with suppress(OSError):
+            wire.send(self.channel, {"op": "log", "level": record.levelno, "text": text[:4096]})
+
+
+class Worker:
+    """One container's service, or a spare that waits for its container."""
+
+    def __init__(self, supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> None:
+        """Begin with what a predecessor held ("memory", "fuse", "room", "init", "listener-N"), or with nothing as a spare. Raises OSError."""
+        self.supervisor = supervisor
+        self.settings = settings
+        self.held = held
+        fresh = not held
+        if fresh:
+            held["memory"] = memories.fresh()
+            held["fuse"], held["room"] = room.make()
+        else:
+            room.enter(held["room"])
+        self.memory = memories.Memory(held["memory"])
+        self.memory.owner = memories.identity(os.getpid())
+        self.container = Container(self.memory, settings["host_sysctl"])
+        self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node)
+        self.contexts = Contexts()
+        self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        self.remembering = theirs
+        self.slots = slots.all_of(self.memory, self._remember)
+        self.poll = select.epoll()
+        self.actions: dict[int, Callable[[], None]] = {}
+        self.children: dict[int, slots.Slot] = {}
+        self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
+        self.ended = False
+
+    @property
+    def name(self) -> str:
+        """The container's id, "" for a spare."""
+        return str(self.container.container.get("id", ""))
+
+    def _watch(self, fd: int, action: Callable[[], None]) -> None:
+        self.actions[fd] = action
+        self.poll.register(fd, select.EPOLLIN)
+
+    def _unwatch(self, fd: int) -> None:
+        del self.actions[fd]
+        self.poll.unregister(fd)
+
+    def serve(self) -> None:
+        """Answer until the container has ended."""
+        self._watch(self.inner.fileno(), self._take_context)
+        self._watch(self.held["fuse"], self._fuse)
+        self._watch(self.supervisor.fileno(), self._told)
+        if "init" in self.held:
+            self._watch(self.held["init"], self._end)
+        for number, fd in self.listeners.items():
+            self._watch(fd, self._trapped(number, fd))
+        self.fuse.resume()
+        for slot in self.slots:
+            if not slot.free:
+                self._go_on(slot)
+        while not self.ended:
+            for fd, _ in sorted(self.poll.poll(), key=lambda one: one[0] != self.inner.fileno()):
+                action = self.actions.get(fd)
+                if action:
+                    action()
+
+    def _end(self) -> None:
+        self.ended = True
+        with suppress(OSError):
+            wire.send(self.supervisor, {"op": "bye"})
+
+    def _fuse(self) -> None:
+        if not self.fuse.serve():
+            self.ended = True
+
+    # --- what the supervisor says
+
+    def hello(self) -> None:
+        """Tell the supervisor who we are, and give it everything to hold."""
+        wire.send(self.supervisor, {"op": "hello", "id": self.name, "pid": os.getpid(), "version": VERSION})
+        for name, fd in self.held.items():
+            self._hold(name, fd)
+
+    def _hold(self, name: str, fd: int) -> None:
+        wire.send(self.supervisor, {"op": "hold", "name": name}, [fd])
+
+    def _told(self) -> None:
+        try:
+            message, fds = wire.receive(self.supervisor)
+        except (OSError, ValueError):
+            message, fds = {}, []
+        if not message:
+            self._find_supervisor()
+            return
+        client = socket(fileno=fds[0]) if fds else None
+        reply: dict[str, Any] = {"ok": True}
+        out: list[int] = []
+        try:
+            if message["op"] == "create":
+                out = self._create(message, fds[1:])
+            elif message["op"] == "listener":
+                self._listen(fds[1])
+            elif message["op"] == "retire":
+                os._exit(0)
+            elif message["op"] == "orphan":
+                self.settings["command"] = []
+        except OSError as error:
+            log.warning("container %s: %s: %s", self.name, message["op"], error)
+            cause = f"{error.strerror} {error.filename or ''}".strip()
+            reply = {"ok": False, "code": 4004, "cause": f"cannot {message['op']}: {cause}", "hint": "see the log of sysbox-fs"}
+        if client:
+            with suppress(OSError):
+                wire.send(client, reply, out)
+            client.close()
+        for fd in out:
+            os.close(fd)
+
+    def _create(self, message: dict[str, Any], fds: list[int]) -> list[int]:
+        """Become this container's worker and grow its /proc and /sys: detached trees. Raises OSError."""
+        container = message["container"]
+        if not self.name:
+            self.held["init"] = fds[0]
+            self.container.describe({**container, "device": 0})
+            self._watch(fds[0], self._end)
+            self._charge(container.get("cgroup") or "")
+            self._hold("init", fds[0])
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        pid, pidfd = k.clone3(0, -1) or (0, -1)
+        if not pid:
+            self._in_child(lambda: _grow(self.container.container, theirs), lambda error: wire.send(theirs, {"error": error.errno or 5, "text": str(error)}))
+        theirs.close()
+        self._until(pidfd)
+        os.close(pidfd)
+        told, trees = wire.receive(ours)
+        ours.close()
+        if "error" in told or not told:
+            raise OSError(told.get("error", ESRCH), f"grow /proc and /sys: {told.get('text', 'the child was killed')}")
+        if told["device"] != self.container.container.get("device"):
+            self.container.describe({**self.container.container, "device": told["device"]})
+        return trees
+
+    def _until(self, pidfd: int) -> None:
+        """Serve /dev/fuse while a child of ours, which may look at it, does its work."""
+        poll = select.poll()
+        for fd in (pidfd, self.held["fuse"]):
+            poll.register(fd, select.POLLIN)
+        while True:
+            ready = [fd for fd, _ in poll.poll()]
+            if self.held["fuse"] in ready:
+                self.fuse.serve()
+            if pidfd in ready:
+                return
+
+    def _charge(self, cgroup: str) -> None:
+        """Let the container pay for our processor time. Its memory we leave alone: an OOM there would end its /proc."""
+        if cgroup:
+            try:
+                files.write(f"/sys/fs/cgroup{cgroup}/cgroup.procs", str(os.getpid()))
+            except OSError as error:
+                log.debug("container %s: cannot enter %s: %s", self.name, cgroup, error)
+
+    def _listen(self, fd: int) -> None:
+        number = max(self.listeners, default=0) + 1
+        self.listeners[number] = fd
+        self.held[f"listener-{number}"] = fd
+        try:
+            k.seccomp_set_flags(fd, k.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
+        except OSError:
+            pass  # before Linux 6.6
+        self._watch(fd, self._trapped(number, fd))
+        self._hold(f"listener-{number}", fd)
+
+    def _find_supervisor(self) -> None:
+        """Serve on, and meanwhile look for a new supervisor; start one if there is none to be found."""
+        self._unwatch(self.supervisor.fileno())
+        self.supervisor.close()
+        if not self.name:
+            os._exit(0)  # nobody needs a spare
+        for attempt in range(1 << 30):
+            if self.ended:
+                return
+            try:
+                self.supervisor = wire.connect(self.settings["socket"])
+                wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
+                self.hello()
+                log.handlers[:] = [Relay(self.supervisor)]
+                break
+            except OSError:
+                if attempt % DAEMON_AFTER == DAEMON_AFTER - 1 and self.settings["command"]:
+                    self._start_daemon()
+            end = time.monotonic() + PATIENCE
+            while (left := end - time.monotonic()) > 0 and not self.ended:
+                for fd, _ in self.poll.poll(left):
+                    self.actions[fd]()
+        self._watch(self.supervisor.fileno(), self._told)
+
+    def _start_daemon(self) -> None:
+        """Start sysbox-fs anew. Our room has no programs: a child goes back to the host's mounts."""
+        pid, pidfd = k.clone3(0, -1) or (0, -1)
+        if pid:
+            os.close(pidfd)
+            return
+        with suppress(BaseException):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            k.setns(self.settings["home"], k.CLONE_NEWNS)
+            subprocess.run(self.settings["command"], stdin=subprocess.DEVNULL, check=False)
+        os._exit(0)
+
+    # --- trapped system calls
+
+    def _remember(self, context: int, kind: str) -> None:
+        """Pass a context on to the worker; called in its children."""
+        wire.send(self.remembering, {"kind": kind}, [context])
+
+    def _take_context(self) -> None:
+        message, fds = wire.receive(self.inner)
+        self.contexts.kinds[fds[0]] = message["kind"]
+        if len(self.contexts.kinds) > MOST:
+            self.contexts.forget(next(iter(self.contexts.kinds)))
+
+    def _trapped(self, number: int, fd: int) -> Callable[[], None]:
+        view = next(iter(self.slots))
+
+        def action() -> None:
+            nonlocal view
+            if not view.free:
+                found = next((one for one in self.slots if one.free), None)
+                if found is None:
+                    time.sleep(0.001)  # as many as we keep in hand are being worked on
+                    return
+                view = found
+            view.expect(number)
+            try:
+                k.seccomp_recv(fd, view.view)
+            except OSError as error:
+                view.clear()
+                if error.errno == ENOENT and self._is_over(fd):
+                    self._forget(number, fd)
+                return
+            self._handle(view, fd)
+
+        return action
+
+    def _is_over(self, fd: int) -> bool:
+        poll = select.poll()
+        poll.register(fd, 0)
+        return any(event & select.POLLHUP for _, event in poll.poll(0))
+
+    def _forget(self, number: int, fd: int) -> None:
+        """Close the listener of processes that have all ended."""
+        self._unwatch(fd)
+        os.close(fd)
+        del self.listeners[number], self.held[f"listener-{number}"]
+        with suppress(OSError):
+            wire.send(self.supervisor, {"op": "drop", "name": f"listener-{number}"})
+
+    def _go_on(self, slot: slots.Slot) -> None:
+        """Take up a call that our predecessor, or a child that was killed, had in hand."""
+        fd = self.listeners.get(slot.listener)
+        if fd is None:
+            slot.clear()
+            return
+        call = decode(fd, slot.view)
+        child = slot.child()
+        try:
+            if child:
+                pidfd = os.pidfd_open(child)
+                self.children[pidfd] = slot
+                self._watch(pidfd, lambda: self._child_ended(pidfd))
+                return
+        except ProcessLookupError:
+            pass
+        if not call.valid():
+            slot.clear()
+        elif slot.mounted(call.pid):
+            call.answer(0)
+            slot.clear()
+        else:
+            self._handle(slot, fd)
+
+    def _handle(self, slot: slots.Slot, fd: int) -> None:
+        call = decode(fd, slot.view)
+        handler = HANDLERS.get(call.name)
+        try:
+            if handler is None:
+                call.answer(0, ENOSYS)
+                work = None
+            else:
+                work = handler(call, self.container.container, self.contexts)
+        except OSError as error:
+            call.answer(0, error.errno or ESRCH)
+            work = None
+        except Exception:
+            log.exception("container %s: %s", self.name, call.name)
+            call.answer(0, ENOSYS)
+            work = None
+        if work is None:
+            slot.clear()
+            return
+        pid, pidfd = k.clone3(0, -1) or (0, -1)
+        if not pid:
+            slot.note_child(os.getpid())
+            self._in_child(lambda: work(slot), lambda error: _refuse(call, error), slot.clear)
+        self.children[pidfd] = slot
+        self._watch(pidfd, lambda: self._child_ended(pidfd))
+
+    def _in_child(self, work: Callable[[], None], failed: Callable[[OSError], None], done: Callable[[], None] = lambda: None) -> NoReturn:
+        try:
+            try:
+                work()
+            except OSError as error:
+                failed(error)
+            done()
+        except BaseException:
+            log.exception("container %s: in a child", self.name)
+            failed(OSError(ENOSYS, "internal error"))
+            done()
+        os._exit(0)
+
+    def _child_ended(self, pidfd: int) -> None:
+        slot = self.children.pop(pidfd)
+        self._unwatch(pidfd)
+        os.close(pidfd)
+        if not slot.free:  # it was killed
+            self._go_on(slot)
+
+
+def _refuse(call: Call, error: OSError) -> None:
+    log.debug("%s of %d refused: %s", call.name, call.pid, error)
+    call.answer(0, error.errno or ESRCH)
+
+
+def _grow(container: dict[str, Any], channel: socket) -> None:
+    """Build and send a new container's /proc and /sys; in a child of the worker. Raises OSError."""
+    top = f"/proc/{container['pid']}/ns"
+    pidns, netns, userns = (os.open(f"{top}/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("pid", "net", "user"))
+    k.setns(netns, k.CLONE_NEWNET)
+    tree.enter()
+    tops = []
+    for kind in ("proc", "sysfs"):
+        context = tree.proc_context(pidns) if kind == "proc" else tree.sysfs_context()
+        tree.configure(context, kind, container["data"].get(kind, ""))
+        owner = (container["uid"], container["gid"]) if kind == "proc" else None
+        tops.append(tree.plant(kind, context, container, attributes(container["flags"][kind])[0], owner=owner))
+    device = os.stat(tree.FUSE).st_dev
+    wire.send(channel, {"device": device}, tree.lock(userns, *tops))
+
+
+def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:
+    """Be a worker, in a child of the supervisor. Never returns."""
+    log.handlers[:] = [Relay(supervisor)]
+    try:
+        gc.freeze()
+        k.prctl(k.PR_SET_DUMPABLE, 0)
+        worker = Worker(supervisor, held, settings)
+        worker.hello()
+        worker.serve()
+    except BaseException:
+        log.exception("worker")
+        os._exit(1)
+    os._exit(0)

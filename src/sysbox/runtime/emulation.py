@@ -1,0 +1,87 @@
+"""Talking to sysbox-fs: a container's /proc and /sys, and the listener of its trapped system calls.
+
+A request is repeated until it is answered: whichever process of sysbox-fs dies meanwhile, another takes over.
+"""
+
+from __future__ import annotations
+
+import posix
+import time
+from errno import ECONNREFUSED, ENOENT
+
+from sysbox.errors import Failure, reason
+from sysbox.linux import files
+from sysbox.runtime import manager
+from sysbox.wire import message as wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+SOCKET = "/run/sysbox/sysfs.sock"
+LOG = "/var/log/sysbox-fs.log"
+PATIENCE = 30.0  # seconds in which there must be an answer
+PAUSE = 0.02
+TREES = ("/proc", "/sys")
+
+
+def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    """Ask until there is an answer. Raises Failure: that of sysbox-fs, or 1004."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            reply, received = _once(message, fds)
+        except (OSError, ValueError) as error:
+            reply, received = {}, []
+            cause = reason(error) if isinstance(error, OSError) else str(error)
+        else:
+            cause = "it ended before it answered"
+        if reply.get("ok"):
+            return reply, received
+        if reply:
+            raise Failure(reply.get("code", 4000), reply.get("cause", "sysbox-fs refused"), reply.get("hint", ""))
+        if time.monotonic() > end:
+            raise Failure(1004, f"cannot reach sysbox-fs at {SOCKET}: {cause}", f"see {LOG}")
+        time.sleep(PAUSE)
+
+
+def _once(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
+    try:
+        sock = wire.connect(SOCKET)
+    except OSError as error:
+        if error.errno not in (ENOENT, ECONNREFUSED):
+            raise
+        manager.start("sysbox-fs", LOG)
+        sock = wire.connect(SOCKET)
+    try:
+        wire.send(sock, {"v": wire.VERSION, **message}, fds)
+        return wire.receive(sock)
+    finally:
+        sock.close()
+
+
+def describe(plan: dict[str, Any], ids: Any, created: float) -> dict[str, Any]:
+    """Tell what sysbox-fs must know of a planned container, and take what it does out of the plan: masks and read-only paths."""
+    mounts = {mount["dest"]: mount for mount in plan["mounts"]}
+    others = tuple(f"{dest}/" for dest in mounts if dest not in TREES)
+    out: dict[str, Any] = {"id": plan["id"], "uid": ids.uid, "gid": ids.gid, "size": ids.size, "created": created}
+    for key, name in (("masked", "masked"), ("readonly_paths", "readonly")):
+        paths = [files.clean(path) for path in plan[key]]
+        out[name] = [path for path in paths if path.startswith(("/proc/", "/sys/")) and not f"{path}/".startswith(others)]
+        plan[key] = [path for path in paths if path not in out[name]]
+    out["flags"] = {kind: mounts[dest]["flags"] for dest, kind in zip(TREES, ("proc", "sysfs"), strict=True)}
+    out["data"] = {kind: mounts[dest]["data"] for dest, kind in zip(TREES, ("proc", "sysfs"), strict=True)}
+    out["sys_readonly"] = plan["readonly"]
+    return out
+
+
+def trees(container: dict[str, Any], pid: int, pidfd: int) -> list[int]:
+    """Get a new container's /proc and /sys for its init ``pid``: two detached mounts. Raises Failure."""
+    _, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd])
+    return fds
+
+
+def listen(name: str, listener: int) -> None:
+    """Hand over the listener of a container's process, which waits for it. Raises Failure."""
+    ask({"op": "listener", "id": name}, [listener])
+    posix.close(listener)
