@@ -134,8 +134,13 @@ class Keeper:
             "host_sysctl": self.chosen.host_sysctl,
             "command": [program, *logs, *run_dir, "--daemonize"] if "NOTIFY_SOCKET" not in os.environ else [],
         }
+        silent = subprocess.DEVNULL
         self.child = subprocess.Popen(
-            [program, *logs, *run_dir, "--supervise", dumps(settings)], pass_fds=(self.listener.fileno(), theirs.fileno())
+            [program, *logs, *run_dir, "--supervise", dumps(settings)],
+            pass_fds=(self.listener.fileno(), theirs.fileno()),
+            stdin=silent,
+            stdout=silent,
+            stderr=silent if self.chosen.daemonize else None,  # who started us waits for the end of ours
         )
         theirs.close()
         for container, fds in self.held.items():

@@ -192,7 +192,7 @@ class Supervisor:
                 wire.send(self.keeper, {"op": "drop", "id": record.name, "name": name})
 
     def _lost(self, record: Record, sock: socket) -> None:
-        """A worker has ended: with its container, or before it."""
+        """See whether a worker has ended with its container, or another must go on."""
         self._unwatch(sock.fileno())
         sock.close()
         if record.sock is not sock:

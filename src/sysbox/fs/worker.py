@@ -61,7 +61,7 @@ class Worker:
     """One container's service, or a spare that waits for its container."""
 
     def __init__(self, supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> None:
-        """Begin with what a predecessor held ("memory", "fuse", "room", "init", "listener-N"), or with nothing as a spare. Raises OSError."""
+        """Begin with what a predecessor held ("memory", "fuse", "room", "init", "listener-N"); a spare with nothing. Raises OSError."""
         self.supervisor = supervisor
         self.settings = settings
         self.held = held
@@ -180,7 +180,10 @@ class Worker:
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
-            self._in_child(lambda: _grow(self.container.container, theirs), lambda error: wire.send(theirs, {"error": error.errno or 5, "text": str(error)}))
+            self._in_child(
+                lambda: _grow(self.container.container, theirs),
+                lambda error: wire.send(theirs, {"error": error.errno or 5, "text": str(error)}),
+            )
         theirs.close()
         self._until(pidfd)
         os.close(pidfd)
@@ -233,7 +236,7 @@ class Worker:
             if self.ended:
                 return
             try:
-                self.supervisor = wire.connect(self.settings["socket"])
+                self.supervisor = socket(fileno=wire.connect(self.settings["socket"]).detach())
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
                 log.handlers[:] = [Relay(self.supervisor)]

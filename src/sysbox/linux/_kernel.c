@@ -339,7 +339,7 @@ static PyObject *k_openat2(PyObject *self, PyObject *args)
 	long result;
 	do
 		result = syscall(SYS_openat2, dfd, text(path), &how, sizeof how);
-	while (result < 0 && errno == EAGAIN); /* a rename raced with RESOLVE_IN_ROOT: openat2(2) says try again */
+	while (result < 0 && errno == EAGAIN && !(resolve & RESOLVE_CACHED)); /* a rename raced with RESOLVE_IN_ROOT: openat2(2) says try again */
 	PyObject *value = done(result, "openat2", text(path));
 	Py_XDECREF(path);
 	return value;
@@ -613,7 +613,7 @@ static const struct {
     C(PR_GET_SECUREBITS), C(PR_SET_CHILD_SUBREAPER), C(PR_SET_NO_NEW_PRIVS), C(PR_CAP_AMBIENT),
     C(PR_CAP_AMBIENT_RAISE), C(PR_CAP_AMBIENT_CLEAR_ALL), C(PR_SET_NAME),
     C(SECBIT_NO_SETUID_FIXUP), C(SECBIT_KEEP_CAPS), C(CAP_LAST_CAP),
-    C(RESOLVE_IN_ROOT), C(RESOLVE_NO_MAGICLINKS), C(RESOLVE_NO_SYMLINKS), C(RESOLVE_BENEATH), C(RESOLVE_NO_XDEV),
+    C(RESOLVE_IN_ROOT), C(RESOLVE_NO_MAGICLINKS), C(RESOLVE_NO_SYMLINKS), C(RESOLVE_BENEATH), C(RESOLVE_NO_XDEV), C(RESOLVE_CACHED),
     C(SECCOMP_SET_MODE_FILTER), C(SECCOMP_FILTER_FLAG_TSYNC), C(SECCOMP_FILTER_FLAG_LOG),
     C(SECCOMP_FILTER_FLAG_SPEC_ALLOW), C(SECCOMP_FILTER_FLAG_NEW_LISTENER),
     C(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV),

@@ -21,24 +21,23 @@ def _xattrs(first: int) -> dict[str, int]:
     return {name: first + index for index, name in enumerate(_XATTR.split())}
 
 
+def _calls(words: str, xattrs: int) -> dict[str, int]:
+    return {**{name: int(number) for name, _, number in (word.partition("=") for word in words.split())}, **_NEW, **_xattrs(xattrs)}
+
+
 CALLS = {
-    X86_64: {
-        **{"mount": 165, "umount2": 166, "swapon": 167, "swapoff": 168, "reboot": 169, "settimeofday": 164, "clock_settime": 227},
-        **{"chown": 92, "fchown": 93, "fchownat": 260, **_NEW, **_xattrs(188)},
-    },
-    I386: {
-        **{"mount": 21, "umount": 22, "umount2": 52, "swapon": 87, "swapoff": 115, "reboot": 88, "settimeofday": 79, "stime": 25},
-        **{"clock_settime": 264, "clock_settime64": 404, "chown": 182, "chown32": 212, "fchown": 95, "fchown32": 207, "fchownat": 298},
-        **_NEW,
-        **_xattrs(226),
-    },
-    AARCH64: {
-        **{"mount": 40, "umount2": 39, "swapon": 224, "swapoff": 225, "reboot": 142, "settimeofday": 170, "clock_settime": 112},
-        **{"fchown": 55, "fchownat": 54, **_NEW, **_xattrs(5)},
-    },
+    X86_64: _calls(
+        "mount=165 umount2=166 swapon=167 swapoff=168 reboot=169 settimeofday=164 clock_settime=227 chown=92 fchown=93 fchownat=260", 188
+    ),
+    I386: _calls(
+        "mount=21 umount=22 umount2=52 swapon=87 swapoff=115 reboot=88 settimeofday=79 stime=25 clock_settime=264 clock_settime64=404 "
+        "chown=182 chown32=212 fchown=95 fchown32=207 fchownat=298",
+        226,
+    ),
+    AARCH64: _calls("mount=40 umount2=39 swapon=224 swapoff=225 reboot=142 settimeofday=170 clock_settime=112 fchown=55 fchownat=54", 5),
 }
 NAMES = {arch: {number: name for name, number in calls.items()} for arch, calls in CALLS.items()}
-ALWAYS = "mount umount umount2 fsopen fsmount open_tree openat2 swapon swapoff settimeofday stime clock_settime clock_settime64".split()
+_ALWAYS = "mount umount umount2 fsopen fsmount open_tree openat2 swapon swapoff settimeofday stime clock_settime clock_settime64 reboot"
 CHOWN = ["chown", "chown32", "fchown", "fchown32", "fchownat"]
 XATTR = _XATTR.split()
 
@@ -98,7 +97,7 @@ def _block(calls: dict[str, int], names: Iterable[str]) -> bytes:
 
 def program(*, chown: bool, xattr: bool) -> bytes:
     """Build the filter as an array of struct sock_filter; ``chown``, ``xattr``: ask about these too."""
-    names = [*ALWAYS, "reboot", *(CHOWN if chown else ()), *(XATTR if xattr else ())]
+    names = [*_ALWAYS.split(), *(CHOWN if chown else ()), *(XATTR if xattr else ())]
     out = _op(_LOAD, _ARCH)
     for arch, calls in CALLS.items():
         body = _op(_LOAD, _NR)

@@ -208,7 +208,6 @@ class _Mirror(_Node):
         return [(name, self.of.identify(f"{self.path}/{name}"), S_IFREG) for name in sorted({*self._native(pid), *here} - {""})]
 
 
-
 class _Native(_Node):
     """A file of a mirror: the kernel's, in the network namespace of the process that asks."""
 

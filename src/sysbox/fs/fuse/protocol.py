@@ -45,5 +45,6 @@ ROOT = 1  # nodeid
 FOPEN_DIRECT_IO = 1
 FATTR_OTHER = 0b1_0011_0111  # mode, uid, gid, atime, mtime; with the two _NOW: all that is no change of size
 MAX_WRITE = 4096
+SIZE = 4096  # of every file, as far as stat(2) says
 BUFFER = 8192 + 256  # FUSE_MIN_READ_BUFFER, and more than a write's headers and data
 LONG = 1 << 40  # seconds of validity: for ever

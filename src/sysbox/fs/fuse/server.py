@@ -98,7 +98,9 @@ class Server:
 
     def _attr(self, nodeid: int, node: Node, pid: int) -> bytes:
         uid, gid = node.owner(pid)
-        return p.ATTR.pack(nodeid, 0, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
+        # sendfile(2) and splice(2), busybox's cat, read no more than the size says: it is told anew with each open
+        size = 0 if node.mode & S_IFMT == S_IFDIR else p.SIZE
+        return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         major, minor, readahead, _ = p.INIT_IN.unpack_from(body)
@@ -111,7 +113,8 @@ class Server:
         found = parent.find(bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
         node = self.node(found)
         valid = p.LONG if parent.lasting and node.lasting else 0
-        return p.ENTRY_OUT.pack(found, 0, valid, valid, 0, 0) + self._attr(found, node, pid)
+        attr_valid = valid if node.mode & S_IFMT == S_IFDIR else 0
+        return p.ENTRY_OUT.pack(found, 0, valid, attr_valid, 0, 0) + self._attr(found, node, pid)
 
     def _forget(self, *_: object) -> None:
         return None  # a nodeid stands for its path for ever: there are a few hundred at most
@@ -120,7 +123,7 @@ class Server:
 
     def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        return p.ATTR_OUT.pack(p.LONG if node.lasting else 0, 0, 0) + self._attr(nodeid, node, pid)
+        return p.ATTR_OUT.pack(p.LONG if node.mode & S_IFMT == S_IFDIR else 0, 0, 0) + self._attr(nodeid, node, pid)
 
     def _setattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         if p.SETATTR_IN.unpack_from(body)[0] & p.FATTR_OTHER:
@@ -148,7 +151,7 @@ class Server:
         _, offset, size, *_ = p.WRITE_IN.unpack_from(body)
         if offset == 0:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
             self.node(nodeid).write(bytes(body[p.WRITE_IN.size : p.WRITE_IN.size + size]), pid)
-        return size.to_bytes(4, "little") + bytes(4)
+        return int(size).to_bytes(4, "little") + bytes(4)
 
     def _statfs(self, *_: object) -> bytes:
         return p.STATFS_OUT.pack(0, 0, 0, 0, 0, 4096, 255, 4096, 0)

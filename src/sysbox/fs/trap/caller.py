@@ -146,5 +146,5 @@ class Place:
 
 
 def _own_status() -> dict[str, str]:
-    with open("/proc/self/status", encoding="ascii") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)

@@ -7,7 +7,7 @@ what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() 
 from __future__ import annotations
 
 import os
-from errno import EBUSY, EINVAL, EPERM
+from errno import EAGAIN, EBUSY, EINVAL, EPERM, EXDEV
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 TREES = ("proc", "sysfs")
 PARTS = ("fuse", "proc", "sysfs", "tmpfs", "devtmpfs")
+ROOT = 1  # inode number of the root of a proc or sysfs, of a FUSE too
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
 
@@ -128,16 +129,16 @@ def mounts(pid: int) -> list[dict[str, Any]]:
     return out
 
 
-def of(pid: int, fd: int, proc: int | None = None) -> dict[str, Any]:
-    """Return the mount that a descriptor of ours is on, as ``pid`` sees it; {} if it sees none. ``proc``: a descriptor of the host's /proc."""
-    number = mount_id(fd, proc)
+def of(pid: int, fd: int) -> dict[str, Any]:
+    """Return the mount that a descriptor of ours is on, as ``pid`` sees it; {} if it sees none."""
+    number = mount_id(fd)
     return next((one for one in mounts(pid) if one["id"] == number), {})
 
 
 def mount_id(fd: int, proc: int | None = None) -> int:
-    """Return the number of the mount that a descriptor of ours is on."""
+    """Return the number of the mount that a descriptor of ours is on; ``proc``: a descriptor of the host's /proc."""
     info = os.open(f"{'/proc/' if proc is None else ''}self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
-    with open(info, encoding="ascii") as file:
+    with open(info, encoding="utf-8") as file:
         return int(next(line for line in file if line.startswith("mnt_id:")).split()[1])
 
 
@@ -152,14 +153,35 @@ def _bind(call: Call, flags: int) -> Work | None:
 
 
 def is_root(pid: int, path: str) -> bool:
-    """Say whether a path may lead to the root of a proc or sysfs: only then a closer look is worth a process. It acts on nothing."""
-    base = "root" if path.startswith("/") else "cwd"
+    """Say whether a path may lead to the root of a proc or sysfs: only then a closer look is worth a process.
+
+    It waits for no file system, for we serve one: what the kernel has not cached is worth the closer look. Raises OSError ESRCH.
+    """
     magic = MAGIC.fullmatch(path)
-    where_ = f"{magic[1]}/{magic[2] or ''}" if magic else f"{base}/{path}"
+    base = magic[1] if magic else "root" if path.startswith("/") else "cwd"
+    rest = magic[2] if magic else path.strip("/")
     try:
-        return os.stat(f"/proc/{pid}/{where_}").st_ino == 1  # both number their roots so
+        fd = top = os.open(f"/proc/{pid}/{base}", os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return False
+    try:
+        if rest:
+            fd = k.openat2(top, rest, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0))
+        return inode(fd) == ROOT
+    except OSError as error:
+        return error.errno in (EAGAIN, EXDEV)
+    finally:
+        os.close(top)
+        if fd != top:
+            os.close(fd)
+
+
+def inode(fd: int) -> int:
+    """Return the inode number behind a descriptor of ours without asking its file system (Linux 5.14)."""
+    with open(f"/proc/self/fdinfo/{fd}", "rb", 0) as file:
+        text = file.read(256)
+    _, found, number = text.partition(b"ino:\t")
+    return int(number.split(b"\n")[0]) if found else ROOT
 
 
 def _bind_tree(call: Call, source: str, target: str) -> None:
@@ -174,7 +196,7 @@ def open_tree(at: int, path: str, flags: int) -> int:
     """Clone a mount, with all that is mounted below if it is a proc or sysfs. Raises OSError."""
     fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
     try:
-        recursive = k.AT_RECURSIVE if os.fstat(fd).st_ino == 1 else 0
+        recursive = k.AT_RECURSIVE if os.fstat(fd).st_ino == ROOT else 0
         return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | recursive | flags)
     finally:
         os.close(fd)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.mount import Work
+    from sysbox.fs.trap.slots import Slot
 
     Handler = Callable[[Call, dict[str, Any], newapi.Contexts], "Work | None"]
 
@@ -50,17 +51,17 @@ def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | 
         else:
             base = f"{where}/root" if text.startswith("/") else f"{where}/cwd"
         path = f"{base}/{text.strip('/')}".rstrip("/")
-    try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+    def work(_: Slot) -> None:
         try:
-            found = mount.of(call.pid, fd)
-            is_sysfs = found.get("type") == "sysfs" and os.fstat(fd).st_ino == 1
-        finally:
-            os.close(fd)
-    except OSError:
-        is_sysfs = False
-    call.answer(0, go_on=not is_sysfs)
-    return None
+            fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            call.answer(0, go_on=True)
+            return
+        ignored = os.fstat(fd).st_ino == mount.ROOT and mount.of(call.pid, fd).get("type") == "sysfs"
+        call.answer(0, go_on=not ignored)
+
+    return work
 
 
 HANDLERS: dict[str, Handler] = {
