@@ -26,7 +26,7 @@ def test_domainname_and_time_offsets(bundle: Bundle) -> None:
     bundle.sh("cat /proc/sys/kernel/domainname; cut -d. -f1 /proc/uptime")
     name, uptime = bundle.good().split()
     assert name == "my.domain"
-    assert int(uptime) > 1_000_000
+    assert int(uptime) >= 1_000_000
 
 
 @sysbox_only
@@ -158,8 +158,8 @@ def test_seccomp_in_init_and_exec(bundle: Bundle) -> None:
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_seccomp_kill(bundle: Bundle, quiet: bool) -> None:
     bundle.config["process"]["noNewPrivileges"] = quiet
-    bundle.config["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", "swapoff")
-    bundle.sh("sh -c 'swapoff /x; true'; echo $?; swapoff /x; echo $?")
+    bundle.config["linux"]["seccomp"] = seccomp("SCMP_ACT_KILL_PROCESS", "syslog")
+    bundle.sh("sh -c 'dmesg; true'; echo $?; dmesg; echo $?")
     assert "159" in bundle.good()  # 128 + SIGSYS
 
 

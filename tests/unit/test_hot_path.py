@@ -35,7 +35,10 @@ STATE = {
     "sysbox.runtime.lifecycle",
     "sysbox.runtime.state",
 }
-MANAGER = {"sysbox.wire", "sysbox.wire.message", "sysbox.runtime.manager"}
+WIRE = {"sysbox.wire", "sysbox.wire.message"}
+MANAGER = WIRE | {"sysbox.runtime.manager"}
+FS = MANAGER | {"sysbox.runtime.emulation"}
+TRAPS = {"sysbox.wire.traps"}
 PROCESS = {
     "sysbox.oci",
     "sysbox.oci.capabilities",
@@ -64,17 +67,17 @@ CREATE = {
 LIMITS = {"sysbox.oci.resources", "sysbox.oci.devices", "sysbox.oci.fields"}
 
 COMMANDS = {
-    "create": ("sysbox.runtime.run, sysbox.oci.resources", BASE | STATE | MANAGER | PROCESS | CREATE | LIMITS),
-    "start": ("sysbox.runtime.lifecycle", BASE | STATE),
-    "kill": ("sysbox.runtime.lifecycle", BASE | STATE),
-    "state": ("sysbox.runtime.commands", BASE | STATE | {"sysbox.runtime.commands"}),
+    "create": ("sysbox.runtime.run, sysbox.oci.resources", BASE | STATE | FS | TRAPS | PROCESS | CREATE | LIMITS),
+    "start": ("sysbox.runtime.lifecycle, sysbox.runtime.emulation", BASE | STATE | FS),
+    "kill": ("sysbox.runtime.lifecycle", BASE | STATE | WIRE),
+    "state": ("sysbox.runtime.commands", BASE | STATE | WIRE | {"sysbox.runtime.commands"}),
     "delete": (
         "sysbox.runtime.lifecycle, sysbox.runtime.manager, sysbox.runtime.rootfs, sysbox.runtime.special",
         BASE | STATE | MANAGER | {"sysbox.runtime.rootfs", "sysbox.runtime.special", "sysbox.runtime.shift"},
     ),
     "exec": (
         "sysbox.runtime.execute, sysbox.runtime.supervise",
-        BASE | STATE | MANAGER | PROCESS | {"sysbox.runtime.execute", "sysbox.runtime.supervise"},
+        BASE | STATE | FS | TRAPS | PROCESS | {"sysbox.runtime.execute", "sysbox.runtime.supervise"},
     ),
 }
 

@@ -17,7 +17,7 @@ from sysbox.oci.syscalls import ALWAYS, NEW
 SRC = Path(__file__).resolve().parents[2] / "src"
 X86_64, X86 = 0xC000003E, 0x40000003
 ALLOWED, KILLED = 0x7FFF0000, 0
-READ, OPEN, SOCKET, SWAPON, ACCT, MOUNT, UNSHARE, PERSONALITY, CLONE = 0, 2, 41, 167, 163, 165, 272, 135, 56
+READ, OPEN, SOCKET, QUOTACTL, ACCT, MOUNT, UNSHARE, PERSONALITY, CLONE = 0, 2, 41, 179, 163, 165, 272, 135, 56
 EPERM, ENOSYS = 0x00050001, 0x00050026
 pytestmark = pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of system calls here are those of x86_64")
 
@@ -61,7 +61,7 @@ def compiled(profile: dict[str, Any]) -> bytes:
 def test_an_allow_list_is_widened_for_a_virtual_host() -> None:
     program = compiled(allow_list(rule("read openat2")))
     assert {verdict(program, number) for number in (READ, MOUNT, UNSHARE, SOCKET, PERSONALITY, CLONE)} == {ALLOWED}
-    assert {verdict(program, number) for number in (SWAPON, ACCT)} == {EPERM}
+    assert {verdict(program, number) for number in (QUOTACTL, ACCT)} == {EPERM}
 
 
 def test_conditions_are_lifted_except_where_they_guard_the_kernel() -> None:
@@ -83,8 +83,8 @@ def test_what_is_newer_than_the_profile_is_not_denied_but_unknown() -> None:
 
 
 def test_a_deny_list_denies_what_it_says_but_not_what_a_host_needs() -> None:
-    program = compiled(allow_list(rule("mount swapon", "SCMP_ACT_ERRNO", errnoRet=13), default="SCMP_ACT_ALLOW"))
-    assert (verdict(program, MOUNT), verdict(program, SWAPON), verdict(program, ACCT), verdict(program, 500)) == (
+    program = compiled(allow_list(rule("mount quotactl", "SCMP_ACT_ERRNO", errnoRet=13), default="SCMP_ACT_ALLOW"))
+    assert (verdict(program, MOUNT), verdict(program, QUOTACTL), verdict(program, ACCT), verdict(program, 500)) == (
         ALLOWED,
         0x0005000D,
         ALLOWED,
@@ -117,7 +117,7 @@ def test_actions(action: str, result: int) -> None:
 
 def test_errno_values_of_default_and_rule() -> None:
     program = compiled(allow_list(rule("read"), rule("acct", "SCMP_ACT_ERRNO", errnoRet=38), defaultErrnoRet=13))
-    assert (verdict(program, SWAPON), verdict(program, ACCT)) == (0x0005000D, ENOSYS)
+    assert (verdict(program, QUOTACTL), verdict(program, ACCT)) == (0x0005000D, ENOSYS)
 
 
 def test_unknown_names_are_ignored() -> None:

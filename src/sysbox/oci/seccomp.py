@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERSION = b"1"  # of what is compiled from a profile: a new one makes new cache entries
+VERSION = b"2"  # of what is compiled from a profile: a new one makes new cache entries
 WHERE = "$.linux.seccomp"
 ALLOW = "SCMP_ACT_ALLOW"
 

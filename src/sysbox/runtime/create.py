@@ -188,7 +188,10 @@ def _accompany(
         for file, first in (("uid_map", ids.uid), ("gid_map", ids.gid)):
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
-    trees = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else []
+    try:
+        trees = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else []
+    except Failure as failure:
+        raise birth.lost(pid, pidfd, "while its /proc and /sys were made") or failure from failure
     wire.send(channel, {"do": "set up"}, trees)
     for fd in trees:
         posix.close(fd)

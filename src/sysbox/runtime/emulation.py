@@ -26,7 +26,7 @@ TREES = ("/proc", "/sys")
 
 
 def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
-    """Ask until there is an answer. Raises Failure: that of sysbox-fs, or 1004."""
+    """Ask until there is an answer. Raises Failure: that of sysbox-fs, or 1018."""
     end = time.monotonic() + PATIENCE
     while True:
         try:
@@ -41,7 +41,7 @@ def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[i
         if reply:
             raise Failure(reply.get("code", 4000), reply.get("cause", "sysbox-fs refused"), reply.get("hint", ""))
         if time.monotonic() > end:
-            raise Failure(1004, f"cannot reach sysbox-fs at {SOCKET}: {cause}", f"see {LOG}")
+            raise Failure(1018, f"cannot reach sysbox-fs at {SOCKET}: {cause}", f"see {LOG}")
         time.sleep(PAUSE)
 
 
@@ -64,7 +64,9 @@ def describe(plan: dict[str, Any], ids: Any, created: float) -> dict[str, Any]:
     """Tell what sysbox-fs must know of a planned container, and take what it does out of the plan: masks and read-only paths."""
     mounts = {mount["dest"]: mount for mount in plan["mounts"]}
     others = tuple(f"{dest}/" for dest in mounts if dest not in TREES)
-    out: dict[str, Any] = {"id": plan["id"], "uid": ids.uid, "gid": ids.gid, "size": ids.size, "created": created}
+    out: dict[str, Any] = {"id": plan["id"], "uid": ids.uid, "gid": ids.gid, "size": ids.size}
+    boot = plan["offsets"].get("boottime") or {}
+    out["created"] = created - (boot.get("secs") or 0) - (boot.get("nanosecs") or 0) / 1e9
     for key, name in (("masked", "masked"), ("readonly_paths", "readonly")):
         paths = [files.clean(path) for path in plan[key]]
         out[name] = [path for path in paths if path.startswith(("/proc/", "/sys/")) and not f"{path}/".startswith(others)]

@@ -122,7 +122,7 @@ class Container:
         except IndexError:
             raise OSError(ENOENT, "no such node") from None
         row = ROWS.get(path)
-        if row:
+        if row and not (row.native and path.rpartition("/")[0] in MIRRORS):  # a mirror shows what the kernel has
             return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
         if path in MIRRORS:
             return _Mirror(self, path, S_IFDIR | 0o555)
