@@ -1,0 +1,237 @@
+"""/proc and /sys of a container: what it may read and write there, and that the host does not change."""
+
+import json
+import os
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from container.bundle import Bundle, sysbox_only, wait_for
+from sysbox.fs.emulate.row import DIRECTORY
+from sysbox.fs.emulate.tables import ROWS
+
+pytestmark = sysbox_only
+SAMPLES = {  # a value that each row takes, another than the host's usual one
+    "hostname": "other",
+    "domainname": "some.where",
+    "printk": "3\t3\t3\t3",
+    "default_qdisc": "sfq",
+    "ping_group_range": "5\t9",
+    "hashsize": "4096",
+}
+
+
+def running(bundle: Bundle) -> Bundle:
+    bundle.sh("sleep 1000").start()
+    return bundle
+
+
+def host(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return "?"
+
+
+@pytest.mark.parametrize("path", [path for path, row in ROWS.items() if not row.mode & DIRECTORY])
+def test_a_row(bundle: Bundle, path: str) -> None:
+    row = ROWS[path]
+    running(bundle)
+    if bundle.exec("NAME", "test", "-e", path).status:
+        assert not Path(path).exists() or path.startswith("/proc/sys/net"), "the host has it, the container has not"
+        assert not row.always
+        return
+    native = path == "/proc/sys/net/core/somaxconn" or bundle.inside(f"stat -c %s {path}").strip() == "0"
+    mode, uid, gid = bundle.inside(f"stat -c '%a %u %g' {path}").split()
+    if not native:
+        assert (mode, uid, gid) == (f"{row.mode:o}", "0", "0")
+    before, read = host(path), bundle.inside(f"cat {path}")
+    assert read
+    if not row.write:
+        assert bundle.exec("NAME", "sh", "-c", f"echo 1 > {path}").status, "a read-only file was written"
+        return
+    value = SAMPLES.get(path.rpartition("/")[2]) or ("0" if read.split()[0] != "0" else "1")
+    if native and path.endswith(("shmall", "shmmax", "shmmni", "pid_max")):
+        value = "4096"
+    if path.endswith("nr_open"):
+        value = "70000"
+    bundle.inside(f"echo '{value}' > {path}")
+    assert bundle.inside(f"cat {path}").split() == value.split()
+    assert host(path) == before or path.endswith("random/uuid"), "the host has changed"
+    if not native and path.rpartition("/")[2] not in ("hostname", "domainname"):
+        assert bundle.exec("NAME", "sh", "-c", f"echo nonsense > {path}").status
+        assert bundle.inside(f"cat {path}").split() == value.split()
+
+
+def test_the_name_of_the_host_is_that_of_the_callers_namespace(bundle: Bundle) -> None:
+    running(bundle)
+    assert bundle.inside("cat /proc/sys/kernel/hostname; echo outer > /proc/sys/kernel/hostname; hostname").split() == ["test", "outer"]
+    script = "echo inner > /proc/sys/kernel/hostname; hostname; cat /proc/sys/kernel/hostname"
+    assert bundle.inside(f"unshare -u sh -c '{script}'; hostname").split() == ["inner", "inner", "outer"]
+
+
+def test_the_time_since_the_container_was_created(bundle: Bundle) -> None:
+    running(bundle)
+    first, idle = map(float, bundle.inside("cat /proc/uptime").split())
+    assert 0 <= first == idle < 60
+    time.sleep(0.2)
+    assert float(bundle.inside("cat /proc/uptime").split()[0]) >= first + 0.2
+    assert bundle.inside("cat /proc/swaps").split() == ["Filename", "Type", "Size", "Used", "Priority"]
+
+
+def test_nothing_stands_open_that_is_nobodys(bundle: Bundle) -> None:
+    """What root inside may open for writing belongs to it: a write to anything else fails as on a host without that right."""
+    running(bundle)
+    script = "find /proc/sys -type f -user 65534 | while read f; do test -w $f && echo $f; done; true"
+    assert bundle.inside(script) == ""
+
+
+def test_what_is_not_emulated_is_the_kernels_own(bundle: Bundle) -> None:
+    running(bundle)
+    assert bundle.inside("stat -f -c %T /proc/sys/kernel/ostype /proc/sys/fs /proc/meminfo /sys/class").split()[:1] == ["proc"]
+    assert bundle.inside("cat /proc/sys/kernel/ostype") == "Linux\n"
+
+
+def test_directories_for_file_systems_of_the_kernel(bundle: Bundle) -> None:
+    running(bundle)
+    names = [path for path, row in ROWS.items() if row.mode & DIRECTORY]
+    assert len(names) == 4
+    for path in names:
+        mode, uid, gid = bundle.inside(f"stat -c '%a %u %g' {path}").split()
+        assert (mode, uid, gid) == (f"{ROWS[path].mode & 0o777:o}", "0", "0")
+        assert bundle.inside(f"ls -A {path}") == ""
+    assert bundle.inside("ls /sys/kernel/mm")
+
+
+def test_an_operator_may_leave_it_to_the_kernel(bundle: Bundle) -> None:
+    bundle.sh("cut -d. -f1 /proc/uptime; mount -t tmpfs t /mnt && echo mounted").write()
+    result = bundle.command("--no-sysbox-fs", "run", bundle.name)
+    uptime, word = result.out.split()
+    assert word == "mounted"
+    assert abs(int(uptime) - float(Path("/proc/uptime").read_text().split()[0])) < 10
+
+
+OPERATIONS = [
+    "cat {}",
+    "cat {} {}",
+    "echo {value} > {}",
+    "echo {value} >> {}",
+    "printf {value} > {}",
+    "printf '' > {}",
+    "printf '\\n' > {}",
+    "dd if={} bs=1 count=1 2>/dev/null",
+    "dd if={} bs=64 skip=1 2>/dev/null",
+    "test -r {}; echo $?",
+    "test -w {}; echo $?",
+    "test -d {}; echo $?",
+    "rm {}",
+    "ls {}/x",
+    "mv {} {}.x",
+    "ln {} /proc/sys/kernel/other",
+    "mkdir {}",
+    "touch {}x",
+    "chmod 600 {}",
+    "readlink -f {}",
+    "stat -c '%h %F' {}",
+    "head -c 2 {}",
+    "find {} -type f",
+]
+
+
+def test_an_emulated_file_behaves_like_the_kernels(bundle: Bundle) -> None:
+    """The same random sequence on both: net.ipv4.conf.lo.tag, which the kernel keeps per namespace, and kernel.panic, which is ours."""
+    running(bundle)
+    seed = random.randrange(1 << 30)
+    choose = random.Random(seed)
+    native, ours = "/proc/sys/net/ipv4/conf/lo/tag", "/proc/sys/kernel/panic"
+    script = ["exec 2>&1"]
+    for number in range(150):
+        operation = choose.choice(OPERATIONS)
+        value = choose.choice(["0", "1", "17", "-3", "0x20", "020", "x", "4x", "' 5'", "5 6", "99999999999", "-"])
+        script.append(f"echo '#{number} {operation} {value}'".replace("{}", "").replace("'{value}'", "value").replace("''", ""))
+        script.append(operation.replace("{value}", f"'{value.strip(chr(39))}'") + "; echo $?")
+    text = "\n".join(script)
+    out = {}
+    for path in (native, ours):
+        bundle.inside(f"echo 7 > {path}")
+        said = bundle.exec("NAME", "sh", "-c", text.replace("{}", path)).out
+        out[path] = said.replace(path, "PATH").replace(path.rpartition("/")[0], "DIR").replace(path.rpartition("/")[2], "NAME")
+    assert out[ours].split("\n") == out[native].split("\n"), f"seed {seed}"
+
+
+def workers() -> dict[str, int]:
+    """Ask sysbox-fs for its workers."""
+    from sysbox.wire import message as wire
+
+    sock = wire.connect("/run/sysbox/sysfs.sock")
+    wire.send(sock, {"v": wire.VERSION, "op": "ping"})
+    reply, _ = wire.receive(sock)
+    sock.close()
+    return dict(reply["workers"])
+
+
+def processes() -> list[int]:
+    """List every process of sysbox-fs: keeper, supervisor, workers and their children."""
+    done = subprocess.run(["pgrep", "-f", "sbin/sysbox-fs"], capture_output=True, text=True)
+    return [int(pid) for pid in done.stdout.split() if _in_our_mounts(int(pid))]
+
+
+def _in_our_mounts(pid: int) -> bool:
+    try:
+        return "sysbox-fs" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")[2]
+    except (OSError, IndexError):
+        return False
+
+
+def test_a_worker_ends_with_its_container(bundle: Bundle) -> None:
+    running(bundle)
+    pid = workers()[bundle.name]
+    assert os.path.exists(f"/proc/{pid}")
+    bundle.delete()
+    wait_for(lambda: bundle.name not in workers() and not os.path.exists(f"/proc/{pid}"))
+
+
+KILLS = int(os.environ.get("SYSBOX_TEST_KILLS", "100"))
+
+
+@pytest.mark.timeout(600)
+def test_nobody_notices_when_any_process_of_ours_is_killed(bundle: Bundle) -> None:
+    """SYSBOX_TEST_KILLS=1000 for more. What runs inside reads, writes and mounts all the time and stops at the first error."""
+    script = """
+    mkdir -p /tmp/p /tmp/t; n=0
+    while test ! -e /tmp/stop; do
+        n=$((n+1))
+        echo $((n % 1000)) > /proc/sys/kernel/panic && test "$(cat /proc/sys/kernel/panic)" = $((n % 1000)) || { echo value; exit 1; }
+        cat /proc/uptime > /dev/null || { echo uptime; exit 1; }
+        mount -t proc proc /tmp/p && cat /tmp/p/uptime > /dev/null && umount /tmp/p || { echo proc; exit 1; }
+        mount -t tmpfs t /tmp/t && umount /tmp/t || { echo tmpfs; exit 1; }
+        grep -q /tmp/p /proc/mounts && { echo left; exit 1; }
+        echo $n > /tmp/n
+    done
+    echo good
+    """
+    bundle.sh(script).start()
+    wait_for(lambda: bundle.exec("NAME", "test", "-e", "/tmp/n").status == 0)
+    choose = random.Random(4)
+    for _ in range(KILLS):
+        candidates = processes()
+        if candidates:
+            with_luck = choose.choice(candidates)
+            try:
+                os.kill(with_luck, 9)
+            except ProcessLookupError:
+                continue
+        time.sleep(choose.random() * 0.1)
+        assert "good" not in bundle.output
+        assert bundle.output == "", bundle.output
+    before = int(bundle.inside("cat /tmp/n"))
+    wait_for(lambda: int(bundle.inside("cat /tmp/n") or 0) > before + 3, 30)
+    bundle.inside("touch /tmp/stop")
+    wait_for(lambda: bundle.output != "", 30)
+    assert bundle.output == "good\n"
+    state = json.loads(bundle.command("state", bundle.name).out)
+    assert state["id"] == bundle.name
+    wait_for(lambda: not [pid for pid in processes() if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]])
