@@ -222,7 +222,7 @@ def test_clients_that_dawdle_hold_nobody_up(manager: Manager) -> None:
 
 
 def test_nonsense_gets_an_answer(manager: Manager) -> None:
-    chance = random.Random(5)  # noqa: S311 - a repeatable test
+    chance = random.Random(5)
     values: list[Any] = [None, True, -1, 1 << 70, "", "x", [], {}, [1, 2], [[1]], {"uid": 1}]
     names = ("v", "op", "id", "root", "ids", "netns", "exclusive", "pid", "starttime", "rootfs")
     for _ in range(300):

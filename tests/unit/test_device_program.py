@@ -86,7 +86,7 @@ def reachable(program: bytes) -> bool:
 
 
 def test_random_rules() -> None:
-    random = Random(11)  # noqa: S311 - seeded on purpose
+    random = Random(11)
     for _ in range(400):
         rules: list[dict[str, Any]] = []
         for _ in range(random.randint(0, 6)):

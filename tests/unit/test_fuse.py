@@ -20,6 +20,8 @@ STRUCTURES = {
     "struct fuse_read_in": p.READ_IN,
     "struct fuse_write_in": p.WRITE_IN,
     "struct fuse_statfs_out": p.STATFS_OUT,
+    "struct fuse_batch_forget_in": p.BATCH,
+    "struct fuse_forget_one": p.FORGET_ONE,
 }
 
 

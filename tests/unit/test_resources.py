@@ -332,7 +332,7 @@ def kernel(writes: list[tuple[str, str, str]], kind: str, major: int, minor: int
 
 
 def test_devices_v1_means_that_the_last_rule_wins() -> None:
-    random, compared = Random(7), 0  # noqa: S311 - seeded on purpose
+    random, compared = Random(7), 0
     for _ in range(2000):
         numbers = ("*", "1", "2")
         rules = []

@@ -44,6 +44,7 @@ def options(argv: list[str]) -> argparse.Namespace:
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-fs {VERSION}", help="show the version and exit")
     add("--supervise", metavar="JSON", help=argparse.SUPPRESS)
+    add("--keep", metavar="JSON", help=argparse.SUPPRESS)
     chosen = parser.parse_args(argv)
     for name in ("log", "run_dir"):
         if getattr(chosen, name):
@@ -76,11 +77,16 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     pid_file, path = f"{chosen.run_dir}/sysfs.pid", f"{chosen.run_dir}/sysfs.sock"
     lock = daemon.lock(f"{chosen.run_dir}/sysfs.lock", pid_file)
     daemon.log_to(log, chosen)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(stop, 1))
     signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
-    keeper = Keeper(daemon.listen(path), chosen, ready)
+    given = loads(chosen.keep) if chosen.keep else {"listener": -1}
+    listener = socket.socket(fileno=given["listener"]) if given["listener"] >= 0 else daemon.listen(path)
+    keeper = Keeper(listener, chosen, ready)
+    if chosen.keep:
+        keeper.inherit(socket.socket(fileno=given["channel"]), lasting=given["listener"] >= 0)
     keeper.serve(stop)
     daemon.notify("STOPPING=1")
     log.info("Stopped: containers that run go on, and are taken over by the next instance")
@@ -103,6 +109,20 @@ class Keeper:
         self.channel: socket.socket | None = None
         self.child: subprocess.Popen[bytes] | None = None
 
+    def inherit(self, channel: socket.socket, *, lasting: bool) -> None:
+        """Take up what a supervisor (``lasting``: it stays) or a worker held when our predecessor was killed."""
+        if lasting:
+            self.channel = channel
+            self.ready()
+            self.ready = lambda: None
+            return
+        while True:
+            message, fds = wire.receive(channel)
+            if not message:
+                break
+            self._keep(message, fds)
+        channel.close()
+
     def serve(self, stop: int) -> None:
         """Keep until the descriptor ``stop`` becomes readable."""
         watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
@@ -123,30 +143,30 @@ class Keeper:
     def _start(self) -> None:
         """Start a supervisor from the program on disk, which may be newer than we are, and give it everything."""
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        program = os.path.realpath(sys.argv[0])
-        logs = ["--log-level", self.chosen.log_level, "--log-format", self.chosen.log_format]
-        logs += ["--log", self.chosen.log] if self.chosen.log else []
-        run_dir = ["--run-dir", self.chosen.run_dir, "--host-sysctl", self.chosen.host_sysctl]
+        command = [os.path.realpath(sys.argv[0]), "--log-level", self.chosen.log_level, "--log-format", self.chosen.log_format]
+        command += ["--log", self.chosen.log] if self.chosen.log else []
+        command += ["--run-dir", self.chosen.run_dir, "--host-sysctl", self.chosen.host_sysctl]
         settings: dict[str, Any] = {
             "listener": self.listener.fileno(),
             "keeper": theirs.fileno(),
             "socket": f"{self.chosen.run_dir}/sysfs.sock",
             "host_sysctl": self.chosen.host_sysctl,
-            "command": [program, *logs, *run_dir, "--daemonize"] if "NOTIFY_SOCKET" not in os.environ else [],
+            "command": command if "NOTIFY_SOCKET" not in os.environ else [],  # systemd starts keepers by itself
         }
         silent = subprocess.DEVNULL
         self.child = subprocess.Popen(
-            [program, *logs, *run_dir, "--supervise", dumps(settings)],
+            [*command, "--supervise", dumps(settings)],
             pass_fds=(self.listener.fileno(), theirs.fileno()),
             stdin=silent,
             stdout=silent,
-            stderr=silent if self.chosen.daemonize else None,  # who started us waits for the end of ours
+            stderr=silent if self.chosen.daemonize or self.chosen.keep else None,  # who started us waits for the end of ours
         )
         theirs.close()
-        for container, fds in self.held.items():
-            for name, fd in fds.items():
-                wire.send(self.channel, {"op": "hold", "id": container, "name": name}, [fd])
-        wire.send(self.channel, {"op": "begin"})
+        with suppress(OSError):  # it has been killed already: the loop will see
+            for container, fds in self.held.items():
+                for name, fd in fds.items():
+                    wire.send(self.channel, {"op": "hold", "id": container, "name": name}, [fd])
+            wire.send(self.channel, {"op": "begin"})
 
     def _hear(self, channel: socket.socket) -> None:
         try:
@@ -154,19 +174,8 @@ class Keeper:
         except (OSError, ValueError):
             message, fds = {}, []
         operation = message.get("op")
-        if operation == "hold":
-            held = self.held.setdefault(message["id"], {})
-            if message["name"] in held:
-                os.close(held[message["name"]])
-            held[message["name"]] = fds[0]
-        elif operation == "drop":
-            names = [message["name"]] if "name" in message else list(self.held.get(message["id"], {}))
-            for name in names:
-                fd = self.held.get(message["id"], {}).pop(name, -1)
-                if fd >= 0:
-                    os.close(fd)
-            if not self.held.get(message["id"]):
-                self.held.pop(message["id"], None)
+        if operation in ("hold", "drop"):
+            self._keep(message, fds)
         elif operation == "ready":
             self.ready()
             self.ready = lambda: None
@@ -174,6 +183,21 @@ class Keeper:
             log.info("Ready")
         elif not message:
             self._lost(channel)
+
+    def _keep(self, message: dict[str, Any], fds: list[int]) -> None:
+        if message["op"] == "hold":
+            held = self.held.setdefault(message["id"], {})
+            if message["name"] in held:
+                os.close(held[message["name"]])
+            held[message["name"]] = fds[0]
+        else:
+            names = [message["name"]] if "name" in message else list(self.held.get(message["id"], {}))
+            for name in names:
+                fd = self.held.get(message["id"], {}).pop(name, -1)
+                if fd >= 0:
+                    os.close(fd)
+            if not self.held.get(message["id"]):
+                self.held.pop(message["id"], None)
 
     def _lost(self, channel: socket.socket) -> None:
         """Forget a supervisor that has ended; the loop starts another."""

@@ -19,7 +19,7 @@ _OWNER = Struct("<QQ")  # pid, start time in clock ticks: /proc/pid/stat
 FUSE = 4096
 SLOTS, SLOT, SLOT_COUNT = 16384, 128, 64  # the first 80 bytes of a slot are a struct seccomp_notif
 DESCRIPTION, DESCRIPTION_ROOM = 32768, 98304
-VALUES, VALUES_ROOM = DESCRIPTION + DESCRIPTION_ROOM, 32768
+VALUES, VALUES_ROOM = DESCRIPTION + DESCRIPTION_ROOM, 262144
 SIZE = VALUES + 2 * VALUES_ROOM
 _WHICH = 64  # where the number of the good values is
 

@@ -11,12 +11,14 @@ import os
 import select
 import signal
 import struct
+import time
 from contextlib import suppress
 from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import memory, worker
 from sysbox.linux import _kernel as k
+from sysbox.linux.jsons import dumps
 from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sysbox-fs")
 CREATING = ("memory", "fuse", "room")  # what a worker has before it has a container
 NEEDED = (*CREATING, "init")
+PAUSE, QUICK, MOST_FAILURES = 0.02, 1.0, 20  # keepers that end within QUICK seconds
 
 
 class Record:
@@ -52,6 +55,7 @@ class Supervisor:
         self.poll = select.epoll()
         self.actions: dict[int, Callable[[], None]] = {}
         self.clients: dict[int, socket] = {}
+        self.failures, self.started = 0, 0.0
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action
@@ -67,7 +71,7 @@ class Supervisor:
         self._prepare_spare()
         self._watch(self.keeper.fileno(), self._kept)
         self._watch(self.listener.fileno(), self._accept)
-        wire.send(self.keeper, {"op": "ready"})
+        self._tell({"op": "ready"})
         log.info("Ready, with %d containers", len(self.records))
         while True:
             for fd, _ in self.poll.poll():
@@ -82,9 +86,12 @@ class Supervisor:
     def _take_over(self) -> None:
         """Get what the keeper holds; start workers where there is none alive."""
         while True:
-            message, fds = wire.receive(self.keeper)
+            try:
+                message, fds = wire.receive(self.keeper)
+            except OSError:
+                message, fds = {}, []
             if not message:
-                os._exit(1)
+                os._exit(1)  # the workers have everything, and start anew
             if message["op"] == "begin":
                 break
             record = self.records.setdefault(message["id"], Record(message["id"]))
@@ -117,7 +124,12 @@ class Supervisor:
         self._watch(pidfd, ended)
 
     def _keep(self, record: Record, name: str) -> None:
-        wire.send(self.keeper, {"op": "hold", "id": record.name, "name": name}, [record.held[name]])
+        self._tell({"op": "hold", "id": record.name, "name": name}, record.held[name])
+
+    def _tell(self, message: dict[str, Any], *fds: int) -> None:
+        """Tell the keeper; when it has just been killed, the next one is told everything."""
+        with suppress(OSError):
+            wire.send(self.keeper, message, fds)
 
     def _kept(self) -> None:
         """Hear from the keeper: "stop", or that it is gone. Under systemd it comes back by itself; otherwise a new one is started."""
@@ -130,7 +142,27 @@ class Supervisor:
                 if record.sock:
                     with suppress(OSError):
                         wire.send(record.sock, {"op": "orphan"})
-        os._exit(0)  # the workers find, or start, a new sysbox-fs and give it what they hold
+        if message.get("op") == "stop" or not self.settings["command"]:
+            os._exit(0)  # the workers wait for the next instance, and give it what they hold
+        self._unwatch(self.keeper.fileno())
+        self.keeper.close()
+        self.failures = self.failures + 1 if time.monotonic() - self.started < QUICK else 0
+        if self.failures > MOST_FAILURES:
+            os._exit(1)  # another instance has taken over
+        time.sleep(PAUSE * self.failures)
+        self._start_keeper()
+
+    def _start_keeper(self) -> None:
+        """Start a keeper in place of one that was killed: what it is to hold is on its way before it runs."""
+        self.keeper, theirs = _pair()
+        self.started = time.monotonic()
+        for record in self.records.values():
+            for name in record.held:
+                self._keep(record, name)
+        settings = dumps({"channel": theirs.fileno(), "listener": self.listener.fileno()})
+        worker.spawn([*self.settings["command"], "--keep", settings], theirs.fileno(), self.listener.fileno())
+        theirs.close()
+        self._watch(self.keeper.fileno(), self._kept)
 
     # --- workers
 
@@ -189,7 +221,7 @@ class Supervisor:
             if fd >= 0:
                 self._keep(record, name)
             else:
-                wire.send(self.keeper, {"op": "drop", "id": record.name, "name": name})
+                self._tell({"op": "drop", "id": record.name, "name": name})
 
     def _lost(self, record: Record, sock: socket) -> None:
         """See whether a worker has ended with its container, or another must go on."""
@@ -214,7 +246,7 @@ class Supervisor:
         record.held.clear()
         if record.name and self.records.get(record.name) is record:
             del self.records[record.name]
-            wire.send(self.keeper, {"op": "drop", "id": record.name})
+            self._tell({"op": "drop", "id": record.name})
 
     # --- clients
 
@@ -292,13 +324,16 @@ class Supervisor:
             sock.close()
             return
         record = self.records.setdefault(message["id"], Record(message["id"]))
-        if record.sock is not None:  # another one serves already
+        if record.sock is not None:  # another one has been started, and waits for this one to end
+            with suppress(OSError):
+                wire.send(sock, {"op": "retire"})
             sock.close()
             return
         self._attach(record, sock, message["pid"])
         if message["version"] != VERSION:
             log.info("container %s: its worker is of version %s: another goes on", record.name, message["version"])
-            wire.send(sock, {"op": "retire"})
+            with suppress(OSError):
+                wire.send(sock, {"op": "retire"})
 
 
 def _pair() -> tuple[socket, socket]:

@@ -13,7 +13,7 @@ from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import Any
 
 from sysbox.fs.emulate.nodes import entry
-from sysbox.fs.emulate.tables import MIRRORS, ROWS
+from sysbox.fs.emulate.tables import MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 from sysbox.wire import message as wire
 
@@ -106,12 +106,12 @@ def _emulate(top: str, prefix: str, container: dict[str, Any]) -> None:
     mirrored = []
     for path in MIRRORS:
         if path.startswith(prefix + "/") and any(
-            not _there(top + one[len(prefix) :]) for one, row in ROWS.items() if row.always and one.rpartition("/")[0] == path
+            not _there(top + one[len(prefix) :]) for one, row in ROWS.items() if row.always and mirror_of(one) == path
         ):
             mirrored.append(path)
             _bind(f"{FUSE}/{entry(path)}", top + path[len(prefix) :])
     for path, row in ROWS.items():
-        if not path.startswith(prefix + "/") or path.rpartition("/")[0] in mirrored:
+        if not path.startswith(prefix + "/") or mirror_of(path) in mirrored:
             continue
         target = top + path[len(prefix) :]
         try:

@@ -6,11 +6,11 @@ listeners. So it may be killed at any moment. It ends when the container's init 
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import logging
 import os
 import select
-import signal
 import subprocess
 import time
 from contextlib import suppress
@@ -28,6 +28,7 @@ from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
+from sysbox.linux.jsons import dumps
 from sysbox.oci.mountoptions import attributes
 from sysbox.version import VERSION
 from sysbox.wire import message as wire
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     from sysbox.fs.trap.caller import Call
 
 log = logging.getLogger("sysbox-fs")
-PATIENCE = 0.2  # seconds between attempts to find a supervisor
-DAEMON_AFTER = 10  # attempts after which the worker starts one
+PATIENCE = 0.05  # seconds between attempts to find a supervisor
+DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
 
 
 class Relay(logging.Handler):
@@ -72,16 +73,17 @@ class Worker:
         else:
             room.enter(held["room"])
         self.memory = memories.Memory(held["memory"])
+        fcntl.lockf(held["memory"], fcntl.LOCK_EX)  # until we end: a predecessor that lives after all is waited for
         self.memory.owner = memories.identity(os.getpid())
         self.container = Container(self.memory, settings["host_sysctl"])
-        self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node)
+        self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node, self.container.forget)
         self.contexts = Contexts()
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         self.remembering = theirs
         self.slots = slots.all_of(self.memory, self._remember)
         self.poll = select.epoll()
         self.actions: dict[int, Callable[[], None]] = {}
-        self.children: dict[int, slots.Slot] = {}
+        self.children: dict[int, tuple[slots.Slot, int]] = {}
         self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
         self.ended = False
 
@@ -135,7 +137,8 @@ class Worker:
             self._hold(name, fd)
 
     def _hold(self, name: str, fd: int) -> None:
-        wire.send(self.supervisor, {"op": "hold", "name": name}, [fd])
+        with suppress(OSError):  # a supervisor that is gone: the next one is told everything
+            wire.send(self.supervisor, {"op": "hold", "name": name}, [fd])
 
     def _told(self) -> None:
         try:
@@ -232,35 +235,40 @@ class Worker:
         self.supervisor.close()
         if not self.name:
             os._exit(0)  # nobody needs a spare
-        for attempt in range(1 << 30):
-            if self.ended:
-                return
+        started = -DAEMON_AFTER
+        while not self.ended:
             try:
                 self.supervisor = socket(fileno=wire.connect(self.settings["socket"]).detach())
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
                 log.handlers[:] = [Relay(self.supervisor)]
-                break
-            except OSError:
-                if attempt % DAEMON_AFTER == DAEMON_AFTER - 1 and self.settings["command"]:
-                    self._start_daemon()
+                self._watch(self.supervisor.fileno(), self._told)
+            except OSError:  # nobody listens: supervisor and keeper are both gone
+                if time.monotonic() - started > DAEMON_AFTER and self.settings["command"]:
+                    started = time.monotonic()
+                    self._start_keeper()
+            else:
+                return
             end = time.monotonic() + PATIENCE
             while (left := end - time.monotonic()) > 0 and not self.ended:
                 for fd, _ in self.poll.poll(left):
                     self.actions[fd]()
-        self._watch(self.supervisor.fileno(), self._told)
 
-    def _start_daemon(self) -> None:
-        """Start sysbox-fs anew. Our room has no programs: a child goes back to the host's mounts."""
+    def _start_keeper(self) -> None:
+        """Start sysbox-fs anew and give it what we hold. Our room has no programs: a child goes back to the host's mounts."""
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        for name, fd in self.held.items():
+            wire.send(ours, {"op": "hold", "id": self.name, "name": name}, [fd])
         pid, pidfd = k.clone3(0, -1) or (0, -1)
-        if pid:
-            os.close(pidfd)
-            return
-        with suppress(BaseException):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            k.setns(self.settings["home"], k.CLONE_NEWNS)
-            subprocess.run(self.settings["command"], stdin=subprocess.DEVNULL, check=False)
-        os._exit(0)
+        if not pid:
+            with suppress(BaseException):
+                k.setns(self.settings["home"], k.CLONE_NEWNS)
+                settings = dumps({"channel": theirs.fileno(), "listener": -1})
+                spawn([*self.settings["command"], "--keep", settings], theirs.fileno())
+            os._exit(0)
+        os.close(pidfd)
+        ours.close()
+        theirs.close()
 
     # --- trapped system calls
 
@@ -289,7 +297,7 @@ class Worker:
             try:
                 k.seccomp_recv(fd, view.view)
             except OSError as error:
-                view.clear()
+                view.clear(view.id)
                 if error.errno == ENOENT and self._is_over(fd):
                     self._forget(number, fd)
                 return
@@ -314,23 +322,23 @@ class Worker:
         """Take up a call that our predecessor, or a child that was killed, had in hand."""
         fd = self.listeners.get(slot.listener)
         if fd is None:
-            slot.clear()
+            slot.clear(slot.id)
             return
         call = decode(fd, slot.view)
         child = slot.child()
         try:
             if child:
                 pidfd = os.pidfd_open(child)
-                self.children[pidfd] = slot
+                self.children[pidfd] = (slot, call.id)
                 self._watch(pidfd, lambda: self._child_ended(pidfd))
                 return
         except ProcessLookupError:
             pass
         if not call.valid():
-            slot.clear()
+            slot.clear(call.id)
         elif slot.mounted(call.pid):
             call.answer(0)
-            slot.clear()
+            slot.clear(call.id)
         else:
             self._handle(slot, fd)
 
@@ -351,13 +359,13 @@ class Worker:
             call.answer(0, ENOSYS)
             work = None
         if work is None:
-            slot.clear()
+            slot.clear(call.id)
             return
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
             slot.note_child(os.getpid())
-            self._in_child(lambda: work(slot), lambda error: _refuse(call, error), slot.clear)
-        self.children[pidfd] = slot
+            self._in_child(lambda: work(slot), lambda error: _refuse(call, error), lambda: slot.clear(call.id))
+        self.children[pidfd] = (slot, call.id)
         self._watch(pidfd, lambda: self._child_ended(pidfd))
 
     def _in_child(self, work: Callable[[], None], failed: Callable[[OSError], None], done: Callable[[], None] = lambda: None) -> NoReturn:
@@ -374,11 +382,17 @@ class Worker:
         os._exit(0)
 
     def _child_ended(self, pidfd: int) -> None:
-        slot = self.children.pop(pidfd)
+        slot, id_ = self.children.pop(pidfd)
         self._unwatch(pidfd)
         os.close(pidfd)
-        if not slot.free:  # it was killed
+        if slot.id == id_:  # it was killed
             self._go_on(slot)
+
+
+def spawn(command: list[str], *fds: int) -> None:
+    """Start a program of ours that gets these descriptors and outlives us."""
+    silent = subprocess.DEVNULL
+    subprocess.Popen(command, pass_fds=fds, start_new_session=True, stdin=silent, stdout=silent, stderr=silent)
 
 
 def _refuse(call: Call, error: OSError) -> None:

@@ -1,7 +1,8 @@
 """The rows as nodes of a FUSE file system, for one container.
 
 Its root is flat: each row is an entry under the name that ``entry`` gives, to be bound over the file that it stands for. Nodeids belong
-to paths for ever and are kept with the values, so that a successor, of a newer version even, means the same by them.
+to paths and are kept with the values, so that a successor, of a newer version even, means the same by them. Those of rows last for
+ever, those of the kernel's files in mirrors until the kernel forgets them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from errno import ENOENT
 from typing import TYPE_CHECKING, Any
 
-from sysbox.fs.emulate.tables import MIRRORS, ROWS
+from sysbox.fs.emulate.tables import ADDED, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 S_IFREG, S_IFDIR = 0o100000, 0o040000
 FIRST = 2  # nodeid of the first path
+UNKNOWN = 0xFFFFFFFF  # inode number in a listing of what has not been looked up: FUSE_UNKNOWN_INO
 FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
 READ = os.O_RDONLY | os.O_CLOEXEC
 
@@ -40,7 +42,8 @@ class Container:
         self.container = memory.description
         self.kept = {"values": {}, "nodes": [], **memory.values}
         self.values: dict[str, str] = self.kept["values"]
-        self.paths: list[str] = self.kept["nodes"]
+        self.paths: list[str] = self.kept["nodes"]  # "" where one was forgotten
+        self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.path, self.pid = "", 0
         new = [path for path in (*ROWS, *MIRRORS) if path not in self.paths]
@@ -106,26 +109,43 @@ class Container:
             os.close(fd)
 
     def identify(self, path: str) -> int:
-        """Return the nodeid of a path below a mirror, a new one if need be."""
-        if path not in self.ids:
-            self.paths.append(path)
+        """Return the nodeid of a path below a mirror for one more lookup, a new one if need be."""
+        nodeid = self.ids.get(path)
+        if nodeid is None:
+            try:
+                index = self.paths.index("")
+                self.paths[index] = path
+            except ValueError:
+                index = len(self.paths)
+                self.paths.append(path)
+            nodeid = self.ids[path] = FIRST + index
+            self.lookups[nodeid] = 0
             self.memory.values = self.kept
-            self.ids[path] = FIRST + len(self.paths) - 1
-        return self.ids[path]
+        if nodeid in self.lookups:
+            self.lookups[nodeid] += 1
+        return nodeid
+
+    def forget(self, nodeid: int, count: int) -> None:
+        """Take back lookups; a nodeid without any may come to stand for another path."""
+        if nodeid in self.lookups:
+            self.lookups[nodeid] -= count
+            if self.lookups[nodeid] <= 0:
+                del self.lookups[nodeid], self.ids[self.paths[nodeid - FIRST]]
+                self.paths[nodeid - FIRST] = ""
+                self.memory.values = self.kept
 
     def node(self, nodeid: int) -> _Node:
         """Return what a nodeid stands for. Raises OSError ENOENT."""
         if nodeid == FIRST - 1:
             return _Top(self, "/", S_IFDIR | 0o755)
-        try:
-            path = self.paths[nodeid - FIRST]
-        except IndexError:
-            raise OSError(ENOENT, "no such node") from None
+        path = self.paths[nodeid - FIRST] if 0 <= nodeid - FIRST < len(self.paths) else ""
         row = ROWS.get(path)
-        if row and not (row.native and path.rpartition("/")[0] in MIRRORS):  # a mirror shows what the kernel has
+        if row and not (row.native and mirror_of(path)):  # a mirror shows what the kernel has
             return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
-        if path in MIRRORS:
+        if path in MIRRORS or path in ADDED:
             return _Mirror(self, path, S_IFDIR | 0o555)
+        if not mirror_of(path):
+            raise OSError(ENOENT, "no such node")
         return _Native(self, path, 0)
 
 
@@ -197,19 +217,25 @@ class _Mirror(_Node):
         except OSError:
             return []
 
+    def _added(self) -> set[str]:
+        here = self.path + "/"
+        return {path[len(here) :] for path in (*ROWS, *ADDED) if path.rpartition("/")[0] == self.path and _is_added(path)}
+
     def find(self, name: str, pid: int) -> int:
-        path = f"{self.path}/{name}"
-        if path not in ROWS and name not in self._native(pid):
-            raise OSError(ENOENT, "the kernel has no such file", path)
-        return self.of.identify(path)
+        if name not in self._added() and name not in self._native(pid):
+            raise OSError(ENOENT, "the kernel has no such file", name)
+        return self.of.identify(f"{self.path}/{name}")
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
-        here = {path.rpartition("/")[2] for path in ROWS if path.rpartition("/")[0] == self.path}
-        return [(name, self.of.identify(f"{self.path}/{name}"), S_IFREG) for name in sorted({*self._native(pid), *here} - {""})]
+        return [(name, UNKNOWN, 0) for name in sorted({*self._native(pid), *self._added()} - {""})]
 
 
-class _Native(_Node):
-    """A file of a mirror: the kernel's, in the network namespace of the process that asks."""
+def _is_added(path: str) -> bool:
+    return path in ADDED or ROWS[path].always
+
+
+class _Native(_Mirror):
+    """A file or directory of a mirror: the kernel's, in the network namespace of the process that asks."""
 
     lasting = False
 

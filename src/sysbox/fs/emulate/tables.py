@@ -6,5 +6,13 @@ from sysbox.fs.emulate import files, kernel, memory, net, proc, sys
 
 ROWS = {**proc.ROWS, **kernel.ROWS, **files.ROWS, **memory.ROWS, **net.ROWS, **sys.ROWS}
 
-# flat directories of /proc/sys/net that show what the asking process's network namespace has, and rows that it has not
-MIRRORS = tuple(sorted({path.rpartition("/")[0] for path, row in net.ROWS.items() if row.always}))
+# directories of /proc/sys/net that show what the asking process's network namespace has, and rows that it has not
+MIRRORS = ("/proc/sys/net/core", "/proc/sys/net/ipv4/neigh")
+_ADDED = [path for path, row in net.ROWS.items() if row.always]
+# directories below them that may be missing there
+ADDED = tuple(sorted({path.rpartition("/")[0] for path in _ADDED} - set(MIRRORS)))
+
+
+def mirror_of(path: str) -> str:
+    """Return the mirror that a path is below, "" if there is none."""
+    return next((mirror for mirror in MIRRORS if path.startswith(mirror + "/")), "")

@@ -39,6 +39,8 @@ READ_IN = Struct("<QQIIQII")  # fh, offset, size, read_flags, lock_owner, flags,
 WRITE_IN = Struct("<QQIIQII")  # fh, offset, size, write_flags, lock_owner, flags, padding
 SETATTR_IN = Struct("<II")  # valid, padding: all that is looked at
 STATFS_OUT = Struct("<QQQQQIIII24x")  # blocks, bfree, bavail, files, ffree, bsize, namelen, frsize, padding, spare
+BATCH = Struct("<II")  # count, dummy; then so many of FORGET_ONE
+FORGET_ONE = Struct("<QQ")  # nodeid, nlookup
 DIRENT = Struct("<QQII")  # ino, off, namelen, type; then the name, padded to 8 bytes
 
 ROOT = 1  # nodeid

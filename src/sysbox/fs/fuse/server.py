@@ -44,11 +44,14 @@ class Node(Protocol):
 class Server:
     """One /dev/fuse and the nodes behind it, by nodeid."""
 
-    def __init__(self, fd: int, buffer: memoryview, node: Callable[[int], Node]) -> None:
+    def __init__(
+        self, fd: int, buffer: memoryview, node: Callable[[int], Node], forget: Callable[[int, int], None] = lambda _, __: None
+    ) -> None:
         """Serve the open and mounted ``fd``; requests land in ``buffer``, the first byte of which must be 0 or those of a request."""
         self.fd = fd
         self.buffer = buffer
         self.node = node
+        self.forget = forget
         self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
 
     def resume(self) -> None:
@@ -112,14 +115,24 @@ class Server:
         parent = self.node(nodeid)
         found = parent.find(bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
         node = self.node(found)
+        try:
+            attr = self._attr(found, node, pid)
+        except OSError:
+            self.forget(found, 1)
+            raise
         valid = p.LONG if parent.lasting and node.lasting else 0
         attr_valid = valid if node.mode & S_IFMT == S_IFDIR else 0
-        return p.ENTRY_OUT.pack(found, 0, valid, attr_valid, 0, 0) + self._attr(found, node, pid)
+        return p.ENTRY_OUT.pack(found, 0, valid, attr_valid, 0, 0) + attr
 
-    def _forget(self, *_: object) -> None:
-        return None  # a nodeid stands for its path for ever: there are a few hundred at most
+    def _forget(self, nodeid: int, body: memoryview, pid: int) -> None:
+        self.forget(nodeid, int.from_bytes(body[:8], "little"))
 
-    _batch_forget = _interrupt = _forget
+    def _batch_forget(self, nodeid: int, body: memoryview, pid: int) -> None:
+        for index in range(p.BATCH.unpack_from(body)[0]):
+            self.forget(*p.FORGET_ONE.unpack_from(body, p.BATCH.size + index * p.FORGET_ONE.size))
+
+    def _interrupt(self, nodeid: int, body: memoryview, pid: int) -> None:
+        return None
 
     def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
@@ -162,7 +175,9 @@ class Server:
     _releasedir = _destroy = _release
 
     def _opendir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        if self.node(nodeid).mode & S_IFMT != S_IFDIR:
+        node = self.node(nodeid)
+        node.owner(pid)
+        if node.mode & S_IFMT != S_IFDIR:
             raise OSError(ENOTDIR, "no directory")
         return p.OPEN_OUT.pack(0, 0, 0)
 

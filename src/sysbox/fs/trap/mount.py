@@ -7,7 +7,7 @@ what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() 
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EBUSY, EINVAL, EPERM, EXDEV
+from errno import EAGAIN, EBUSY, EINVAL, ENOTDIR, EPERM, EXDEV
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TREES = ("proc", "sysfs")
 PARTS = ("fuse", "proc", "sysfs", "tmpfs", "devtmpfs")
-ROOT = 1  # inode number of the root of a proc or sysfs, of a FUSE too
+ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
 
@@ -167,7 +167,7 @@ def is_root(pid: int, path: str) -> bool:
     try:
         if rest:
             fd = k.openat2(top, rest, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0))
-        return inode(fd) == ROOT
+        return k.statx_cached(fd) == ROOT
     except OSError as error:
         return error.errno in (EAGAIN, EXDEV)
     finally:
@@ -176,28 +176,29 @@ def is_root(pid: int, path: str) -> bool:
             os.close(fd)
 
 
-def inode(fd: int) -> int:
-    """Return the inode number behind a descriptor of ours without asking its file system (Linux 5.14)."""
-    with open(f"/proc/self/fdinfo/{fd}", "rb", 0) as file:
-        text = file.read(256)
-    _, found, number = text.partition(b"ino:\t")
-    return int(number.split(b"\n")[0]) if found else ROOT
-
-
 def _bind_tree(call: Call, source: str, target: str) -> None:
     place = Place(call)
+    every = mounts(call.pid)
     (at, path), (to, there) = place.join(source, target)
-    fd = open_tree(at, path, 0)
-    k.move_mount(fd, "", to, there, FOLLOW | (0 if there else k.MOVE_MOUNT_T_EMPTY_PATH))
+    fd = open_tree(place, every, at, path)
+    if fd < 0:
+        call.answer(0, go_on=True)
+        return
+    try:
+        k.move_mount(fd, "", to, there, FOLLOW | (0 if there else k.MOVE_MOUNT_T_EMPTY_PATH))
+    except OSError as error:
+        raise OSError(ENOTDIR if error.errno == EINVAL else error.errno, error.strerror) from None  # as mount(2) has it
     call.answer(0)
 
 
-def open_tree(at: int, path: str, flags: int) -> int:
-    """Clone a mount, with all that is mounted below if it is a proc or sysfs. Raises OSError."""
+def open_tree(place: Place, every: list[dict[str, Any]], at: int, path: str) -> int:
+    """Clone a proc or sysfs with all that is mounted below; -1 if it is none, with which the kernel needs no help. Raises OSError."""
     fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
     try:
-        recursive = k.AT_RECURSIVE if os.fstat(fd).st_ino == ROOT else 0
-        return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | recursive | flags)
+        number = mount_id(fd, place.proc)
+        if not any(one["id"] == number and one["type"] in TREES and one["root"] == "/" for one in every):
+            return -1
+        return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | k.AT_RECURSIVE)
     finally:
         os.close(fd)
 

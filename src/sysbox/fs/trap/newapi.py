@@ -110,8 +110,13 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
         return None
 
     def work(_: Slot) -> None:
-        [(base, rest)] = Place(call).join(path)
-        call.give(mount.open_tree(base, rest, 0), cloexec=bool(flags & k.OPEN_TREE_CLOEXEC))
+        place, every = Place(call), mount.mounts(call.pid)
+        [(base, rest)] = place.join(path)
+        fd = mount.open_tree(place, every, base, rest)
+        if fd < 0:
+            call.answer(0, go_on=True)
+        else:
+            call.give(fd, cloexec=bool(flags & k.OPEN_TREE_CLOEXEC))
 
     return work
 

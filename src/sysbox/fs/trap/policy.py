@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.trap import mount, newapi, xattr
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_TIME
+from sysbox.linux import _kernel as k
 from sysbox.wire import traps
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | 
         except OSError:
             call.answer(0, go_on=True)
             return
-        ignored = os.fstat(fd).st_ino == mount.ROOT and mount.of(call.pid, fd).get("type") == "sysfs"
+        ignored = k.statx_cached(fd) == mount.ROOT and mount.of(call.pid, fd).get("type") == "sysfs"
         call.answer(0, go_on=not ignored)
 
     return work

@@ -45,9 +45,15 @@ class Slot:
         self.view[_LISTENER:] = bytes(len(self.view) - _LISTENER)
         self._set(_LISTENER, listener)
 
-    def clear(self) -> None:
-        """Take the call out: it has been answered."""
-        self._set(0, 0)
+    @property
+    def id(self) -> int:
+        """The call's id, 0 if there is none."""
+        return self._get(0)
+
+    def clear(self, id_: int) -> None:
+        """Take the call out: it has been answered. A slot in which there is another by now is left alone."""
+        if self._get(0) == id_:
+            self._set(0, 0)
 
     def note_child(self, pid: int) -> None:
         """Write down which process acts."""
