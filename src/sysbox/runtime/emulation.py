@@ -22,12 +22,14 @@ SOCKET = "/run/sysbox/sysfs.sock"
 LOG = "/var/log/sysbox-fs.log"
 PATIENCE = 30.0  # seconds in which there must be an answer
 PAUSE = 0.02
+UNKNOWN, RETURN = 4003, 1.0  # what a new supervisor says until, after as many seconds at most, all workers have come back to it
 TREES = ("/proc", "/sys")
 
 
 def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
     """Ask until there is an answer. Raises Failure: that of sysbox-fs, or 1018."""
-    end = time.monotonic() + PATIENCE
+    begin = time.monotonic()
+    end = begin + PATIENCE
     while True:
         try:
             reply, received = _once(message, fds)
@@ -38,7 +40,9 @@ def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[i
             cause = "it ended before it answered"
         if reply.get("ok"):
             return reply, received
-        if reply:
+        if reply.get("code") == UNKNOWN and time.monotonic() < begin + RETURN:
+            cause = "the container's worker has not come back yet"
+        elif reply:
             raise Failure(reply.get("code", 4000), reply.get("cause", "sysbox-fs refused"), reply.get("hint", ""))
         if time.monotonic() > end:
             raise Failure(1018, f"cannot reach sysbox-fs at {SOCKET}: {cause}", f"see {LOG}")

@@ -161,8 +161,8 @@ class Server:
         return node.read(pid)[offset : offset + size]
 
     def _write(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        _, offset, size, *_ = p.WRITE_IN.unpack_from(body)
-        if offset == 0:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
+        _, offset, size, _, _, flags, _ = p.WRITE_IN.unpack_from(body)
+        if offset == 0 or flags & os.O_APPEND:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
             self.node(nodeid).write(bytes(body[p.WRITE_IN.size : p.WRITE_IN.size + size]), pid)
         return int(size).to_bytes(4, "little") + bytes(4)
 
