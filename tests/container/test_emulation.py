@@ -240,3 +240,11 @@ def test_nobody_notices_when_any_process_of_ours_is_killed(bundle: Bundle) -> No
     state = json.loads(bundle.command("state", bundle.name).out)
     assert state["id"] == bundle.name
     wait_for(lambda: not [pid for pid in processes() if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]])
+
+
+def test_readers_by_sendfile_get_each_value_whole(bundle: Bundle) -> None:
+    """Busybox's cat reads by sendfile(2), through the page cache: what is longer or shorter than before must be neither cut nor padded."""
+    running(bundle)
+    values = [10**n for n in range(9)] * 2
+    script = "".join(f"echo {value} > /proc/sys/kernel/panic; cat /proc/sys/kernel/panic /proc/sys/kernel/panic\n" for value in values)
+    assert bundle.inside(script) == "".join(f"{value}\n{value}\n" for value in values)

@@ -191,7 +191,13 @@ def _cover(top: str, prefix: str, container: dict[str, Any]) -> None:
 
 
 def lock(userns: int, *tops: str) -> list[int]:
-    """Clone trees so that nobody in the user namespace can take them apart; detached, for any mount namespace of it. Raises OSError."""
+    """Join a user namespace and clone trees so that nobody in it can take them apart: detached mounts. Raises OSError."""
     k.setns(userns, k.CLONE_NEWUSER)
     k.unshare(k.CLONE_NEWNS)
     return [k.open_tree(k.AT_FDCWD, top, CLONE | k.AT_RECURSIVE) for top in tops]
+
+
+def clone(top: str) -> int:
+    """Clone a tree so, by a process that is in the user namespace already. Raises OSError."""
+    k.unshare(k.CLONE_NEWNS)
+    return k.open_tree(k.AT_FDCWD, top, CLONE | k.AT_RECURSIVE)

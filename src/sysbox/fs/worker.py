@@ -114,7 +114,10 @@ class Worker:
             if not slot.free:
                 self._go_on(slot)
         while not self.ended:
-            for fd, _ in sorted(self.poll.poll(), key=lambda one: one[0] != self.inner.fileno()):
+            ready = self.poll.poll()
+            if len(ready) > 1:  # contexts first: the call that comes after one may be about it
+                ready.sort(key=lambda one: one[0] != self.inner.fileno())
+            for fd, _ in ready:
                 action = self.actions.get(fd)
                 if action:
                     action()

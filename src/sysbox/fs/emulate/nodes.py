@@ -43,6 +43,7 @@ class Container:
         self.kept = {"values": {}, "nodes": [], **memory.values}
         self.values: dict[str, str] = self.kept["values"]
         self.paths: list[str] = self.kept["nodes"]  # "" where one was forgotten
+        self.nodes: dict[int, _Node] = {}  # those that last
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.path, self.pid = "", 0
@@ -130,12 +131,22 @@ class Container:
         if nodeid in self.lookups:
             self.lookups[nodeid] -= count
             if self.lookups[nodeid] <= 0:
+                self.nodes.pop(nodeid, None)
                 del self.lookups[nodeid], self.ids[self.paths[nodeid - FIRST]]
                 self.paths[nodeid - FIRST] = ""
                 self.memory.values = self.kept
 
     def node(self, nodeid: int) -> _Node:
         """Return what a nodeid stands for. Raises OSError ENOENT."""
+        known = self.nodes.get(nodeid)
+        if known:
+            return known
+        node = self._node(nodeid)
+        if node.lasting:
+            self.nodes[nodeid] = node
+        return node
+
+    def _node(self, nodeid: int) -> _Node:
         if nodeid == FIRST - 1:
             return _Top(self, "/", S_IFDIR | 0o755)
         path = self.paths[nodeid - FIRST] if 0 <= nodeid - FIRST < len(self.paths) else ""

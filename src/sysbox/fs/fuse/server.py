@@ -101,7 +101,8 @@ class Server:
 
     def _attr(self, nodeid: int, node: Node, pid: int) -> bytes:
         uid, gid = node.owner(pid)
-        # sendfile(2) and splice(2), busybox's cat, read no more than the size says: it is told anew with each open
+        # sendfile(2) and splice(2), busybox's cat, read no more than the size says, and make it what they have read: so it is told
+        # anew with each open
         size = 0 if node.mode & S_IFMT == S_IFDIR else p.SIZE
         return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
 
@@ -121,8 +122,7 @@ class Server:
             self.forget(found, 1)
             raise
         valid = p.LONG if parent.lasting and node.lasting else 0
-        attr_valid = valid if node.mode & S_IFMT == S_IFDIR else 0
-        return p.ENTRY_OUT.pack(found, 0, valid, attr_valid, 0, 0) + attr
+        return p.ENTRY_OUT.pack(found, 0, valid, valid if node.mode & S_IFMT == S_IFDIR else 0, 0, 0) + attr
 
     def _forget(self, nodeid: int, body: memoryview, pid: int) -> None:
         self.forget(nodeid, int.from_bytes(body[:8], "little"))
@@ -136,7 +136,7 @@ class Server:
 
     def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        return p.ATTR_OUT.pack(p.LONG if node.mode & S_IFMT == S_IFDIR else 0, 0, 0) + self._attr(nodeid, node, pid)
+        return p.ATTR_OUT.pack(p.LONG if node.mode & S_IFMT == S_IFDIR and node.lasting else 0, 0, 0) + self._attr(nodeid, node, pid)
 
     def _setattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         if p.SETATTR_IN.unpack_from(body)[0] & p.FATTR_OTHER:

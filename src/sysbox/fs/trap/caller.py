@@ -94,6 +94,7 @@ class Place:
     def __init__(self, call: Call) -> None:
         """Open them. Raises OSError: ESRCH if the caller is gone."""
         self.call = call
+        self.became = False
         top = f"/proc/{call.pid}"
         self.spaces = [(os.open(f"{top}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC), flag) for kind, flag in NAMESPACES]
         self.user = os.open(f"{top}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
@@ -123,17 +124,26 @@ class Place:
 
         ``privileged``: keep the host's user namespace and capabilities.
         """
+        found = []
+        for path in paths:
+            magic = MAGIC.fullmatch(path)
+            found.append((os.open(magic[1], O_PATH, dir_fd=self.own), magic[2] or "") if magic else (k.AT_FDCWD, path))
+        if not privileged:
+            self.become()
         for fd, flag in self.spaces:
             k.setns(fd, flag)
         os.fchdir(self.root)
         os.chroot(".")
         os.fchdir(self.cwd)
-        found = []
-        for path in paths:
-            magic = MAGIC.fullmatch(path)
-            found.append((os.open(magic[1], O_PATH, dir_fd=self.own), magic[2] or "") if magic else (k.AT_FDCWD, path))
-        if privileged:
-            return found
+        if not privileged:
+            k.capset(self.capabilities, self.capabilities, 0)
+        return found
+
+    def become(self) -> None:
+        """Take the caller's ids, and every capability of its user namespace, but not yet its other namespaces. Raises OSError."""
+        if self.became:
+            return
+        self.became = True
         k.prctl(k.PR_SET_KEEPCAPS, 1)
         os.setgroups(self.groups)
         os.setresgid(*self.ids[1])
@@ -141,8 +151,6 @@ class Place:
         if not self.same_user:
             k.capset(self.permitted, self.permitted, 0)
             k.setns(self.user, k.CLONE_NEWUSER)
-        k.capset(self.capabilities, self.capabilities, 0)
-        return found
 
 
 def _own_status() -> dict[str, str]:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 from errno import EAGAIN, EBUSY, EINVAL, ENOTDIR, EPERM, EXDEV
-from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, MAGIC, Place
 from sysbox.linux import _kernel as k
 from sysbox.oci.mountoptions import attributes
-from sysbox.wire import message as wire
 from sysbox.wire import traps
 
 if TYPE_CHECKING:
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     Work = Callable[[Slot], None]
 
 TREES = ("proc", "sysfs")
+KIND = 64  # bytes of the name of a file system type that we look at
 PARTS = ("fuse", "proc", "sysfs", "tmpfs", "devtmpfs")
 ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
@@ -40,7 +39,7 @@ def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
         flags &= 0xFFFF
     if flags & k.MS_BIND:
         return _bind(call, flags)
-    kind = call.text(2)
+    kind = call.text(2, KIND)
     if kind not in (*TREES, *NETWORKED, "overlay"):
         call.answer(0, go_on=True)
         return None
@@ -55,36 +54,15 @@ def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
 def build(place: Place, container: dict[str, Any], kind: str, attr: int, data: str) -> int:
     """Build a tree for the caller, in its pid or network namespace: a detached mount that is locked for its user namespace."""
     place.net()
-    tree.enter()
     context = tree.proc_context(place.pidns) if kind == "proc" else tree.sysfs_context()
+    tree.enter()
     tree.configure(context, kind, data)
     if kind == "sysfs" and container["sys_readonly"]:
         attr |= k.MOUNT_ATTR_RDONLY
     owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
     top = tree.plant(kind, context, container, attr, owner=owner)
-    return clone(place.user, top)
-
-
-def clone(userns: int, top: str) -> int:
-    """Clone a tree, locked for a user namespace, and stay where we are."""
-    return _in_child(lambda: tree.lock(userns, top)[0])
-
-
-def _in_child(action: Callable[[], int]) -> int:
-    """Do what changes our namespaces for good in a child; return the descriptor that it makes. Raises OSError."""
-    ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
-    if not (k.clone3(0, -1) or (0, -1))[0]:
-        try:
-            wire.send(theirs, {"ok": True}, [action()])
-        except OSError as error:
-            wire.send(theirs, {"errno": error.errno})
-        os._exit(0)
-    theirs.close()
-    told, fds = wire.receive(ours)
-    ours.close()
-    if not fds:
-        raise OSError(told.get("errno") or EINVAL, "a child failed")
-    return fds[0]
+    place.become()
+    return tree.clone(top)
 
 
 def _tree(call: Call, slot: Slot, container: dict[str, Any], kind: str, target: str, flags: int, data: str) -> None:

@@ -50,7 +50,7 @@ class Contexts:
 
 def fsopen(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.Work | None:
     """Open a context of proc, sysfs or overlay for the caller."""
-    kind = call.text(0)
+    kind = call.text(0, mount.KIND)
     if kind not in (*mount.TREES, "overlay"):
         call.answer(0, go_on=True)
         return None
@@ -93,7 +93,8 @@ def fsmount(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
         attr = call.args[2] & 0xFFFFFFFF | (k.MOUNT_ATTR_RDONLY if kind == "sysfs" and container["sys_readonly"] else 0)
         owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
         top = tree.plant(kind, context, container, attr, owner=owner)
-        call.give(mount.clone(place.user, top), cloexec=bool(call.args[1] & CLOEXEC))
+        place.become()
+        call.give(tree.clone(top), cloexec=bool(call.args[1] & CLOEXEC))
 
     return work
 
