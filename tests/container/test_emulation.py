@@ -199,6 +199,16 @@ def test_a_worker_ends_with_its_container(bundle: Bundle) -> None:
     wait_for(lambda: bundle.name not in workers() and not os.path.exists(f"/proc/{pid}"))
 
 
+def whole(name: str) -> bool:
+    """Say whether keeper, supervisor and the container's worker are all there."""
+    try:
+        os.kill(int(Path("/run/sysbox/sysfs.pid").read_text()), 0)
+        os.kill(workers()[name], 0)
+    except (OSError, KeyError, ValueError):
+        return False
+    return True
+
+
 KILLS = int(os.environ.get("SYSBOX_TEST_KILLS", "100"))
 
 
@@ -220,18 +230,18 @@ def test_nobody_notices_when_any_process_of_ours_is_killed(bundle: Bundle) -> No
     """
     bundle.sh(script).start()
     wait_for(lambda: bundle.exec("NAME", "test", "-e", "/tmp/n").status == 0)
-    choose = random.Random(4)
-    for _ in range(KILLS):
-        candidates = processes()
-        if candidates:
-            with_luck = choose.choice(candidates)
+    choose = random.Random()
+    killed = 0
+    while killed < KILLS:
+        for _ in range(choose.choice((1, 1, 2))):  # of keeper, supervisor and worker one is left, in whatever state it is
             try:
-                os.kill(with_luck, 9)
-            except ProcessLookupError:
+                os.kill(choose.choice(processes()), 9)
+            except (ProcessLookupError, IndexError):
                 continue
-        time.sleep(choose.random() * 0.1)
-        assert "good" not in bundle.output
-        assert bundle.output == "", bundle.output
+            killed += 1
+            time.sleep(choose.random() * 0.1)
+        wait_for(lambda: whole(bundle.name))
+        assert bundle.output == "", bundle.output + Path("/var/log/sysbox-fs.log").read_text()[-3000:]
     before = int(bundle.inside("cat /tmp/n"))
     wait_for(lambda: int(bundle.inside("cat /tmp/n") or 0) > before + 3, 30)
     bundle.inside("touch /tmp/stop")
@@ -248,3 +258,27 @@ def test_readers_by_sendfile_get_each_value_whole(bundle: Bundle) -> None:
     values = [10**n for n in range(9)] * 2
     script = "".join(f"echo {value} > /proc/sys/kernel/panic; cat /proc/sys/kernel/panic /proc/sys/kernel/panic\n" for value in values)
     assert bundle.inside(script) == "".join(f"{value}\n{value}\n" for value in values)
+
+
+def test_a_worker_outlives_its_supervisor_and_keeper(bundle: Bundle) -> None:
+    running(bundle)
+    worker = workers()[bundle.name]
+    for victim in (_supervisor(), int(Path("/run/sysbox/sysfs.pid").read_text())):
+        os.kill(victim, 9)
+        wait_for(lambda: whole(bundle.name))
+        assert workers()[bundle.name] == worker
+        bundle.inside("cat /proc/uptime; mkdir -p /tmp/p; mount -t proc proc /tmp/p; umount /tmp/p")
+    os.kill(worker, 9)
+    wait_for(lambda: whole(bundle.name))
+    assert workers()[bundle.name] != worker
+    assert bundle.inside("cat /proc/swaps")
+
+
+def _supervisor() -> int:
+    from sysbox.wire import message as wire
+
+    sock = wire.connect("/run/sysbox/sysfs.sock")
+    wire.send(sock, {"v": wire.VERSION, "op": "ping"})
+    reply, _ = wire.receive(sock)
+    sock.close()
+    return int(reply["pid"])

@@ -75,14 +75,19 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     os.makedirs(chosen.run_dir, exist_ok=True)
     os.chmod(chosen.run_dir, 0o700)
     pid_file, path = f"{chosen.run_dir}/sysfs.pid", f"{chosen.run_dir}/sysfs.sock"
-    lock = daemon.lock(f"{chosen.run_dir}/sysfs.lock", pid_file)
+    given = loads(chosen.keep) if chosen.keep else {"listener": -1, "channel": -1}
+    try:
+        lock = daemon.lock(f"{chosen.run_dir}/sysfs.lock", pid_file)
+    except Failure:
+        if given["listener"] >= 0:
+            wire.send(socket.socket(fileno=given["channel"]), {"op": "taken"})
+        raise
     daemon.log_to(log, chosen)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(stop, 1))
     signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
-    given = loads(chosen.keep) if chosen.keep else {"listener": -1}
     listener = socket.socket(fileno=given["listener"]) if given["listener"] >= 0 else daemon.listen(path)
     keeper = Keeper(listener, chosen, ready)
     if chosen.keep:

@@ -11,7 +11,6 @@ import os
 import select
 import signal
 import struct
-import time
 from contextlib import suppress
 from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("sysbox-fs")
 CREATING = ("memory", "fuse", "room")  # what a worker has before it has a container
 NEEDED = (*CREATING, "init")
-PAUSE, QUICK, MOST_FAILURES = 0.02, 1.0, 20  # keepers that end within QUICK seconds
 
 
 class Record:
@@ -55,7 +53,6 @@ class Supervisor:
         self.poll = select.epoll()
         self.actions: dict[int, Callable[[], None]] = {}
         self.clients: dict[int, socket] = {}
-        self.failures, self.started = 0, 0.0
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action
@@ -90,10 +87,8 @@ class Supervisor:
                 message, fds = wire.receive(self.keeper)
             except OSError:
                 message, fds = {}, []
-            if not message:
-                os._exit(1)  # the workers have everything, and start anew
-            if message["op"] == "begin":
-                break
+            if not message or message["op"] == "begin":
+                break  # without a beginning the keeper was killed meanwhile: workers that live come back with what is missing
             record = self.records.setdefault(message["id"], Record(message["id"]))
             record.held[message["name"]] = fds[0]
         for record in list(self.records.values()):
@@ -137,6 +132,8 @@ class Supervisor:
             message, _ = wire.receive(self.keeper)
         except OSError:
             message = {}
+        if message.get("op") == "taken":  # another instance has the lock: the workers go there
+            os._exit(1)
         if message.get("op") == "stop":
             for record in self.records.values():
                 if record.sock:
@@ -146,16 +143,11 @@ class Supervisor:
             os._exit(0)  # the workers wait for the next instance, and give it what they hold
         self._unwatch(self.keeper.fileno())
         self.keeper.close()
-        self.failures = self.failures + 1 if time.monotonic() - self.started < QUICK else 0
-        if self.failures > MOST_FAILURES:
-            os._exit(1)  # another instance has taken over
-        time.sleep(PAUSE * self.failures)
         self._start_keeper()
 
     def _start_keeper(self) -> None:
         """Start a keeper in place of one that was killed: what it is to hold is on its way before it runs."""
         self.keeper, theirs = _pair()
-        self.started = time.monotonic()
         for record in self.records.values():
             for name in record.held:
                 self._keep(record, name)
@@ -175,7 +167,7 @@ class Supervisor:
         gc.freeze()
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
-            keep = {theirs.fileno(), self.settings["home"], *record.held.values()}
+            keep = {theirs.fileno(), self.settings["home"], self.settings["run"], *record.held.values()}
             self._become_worker(theirs, record.held, keep)
         os.close(pidfd)
         theirs.close()
@@ -357,5 +349,7 @@ def run(listener: int, keeper: int, settings: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers: their sockets tell of their end
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the keeper is whom to talk to
+    # a worker's room has no /run: it finds the socket by way of this descriptor
+    settings["run"] = os.open(os.path.dirname(settings["socket"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     settings["home"] = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     Supervisor(socket(fileno=listener), socket(fileno=keeper), settings).serve()

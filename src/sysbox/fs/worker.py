@@ -241,7 +241,7 @@ class Worker:
         started = -DAEMON_AFTER
         while not self.ended:
             try:
-                self.supervisor = socket(fileno=wire.connect(self.settings["socket"]).detach())
+                self.supervisor = socket(fileno=wire.connect(f"/proc/self/fd/{self.settings['run']}/sysfs.sock").detach())
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
                 log.handlers[:] = [Relay(self.supervisor)]
@@ -426,7 +426,8 @@ def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> N
         gc.freeze()
         k.prctl(k.PR_SET_DUMPABLE, 0)
         worker = Worker(supervisor, held, settings)
-        worker.hello()
+        with suppress(OSError):  # the supervisor was killed: we shall see
+            worker.hello()
         worker.serve()
     except BaseException:
         log.exception("worker")
