@@ -36,6 +36,11 @@ class Box:
     def inside(self, _: str, action: Callable[[], str]) -> str:
         return action()
 
+    def native(self, value: str | None = None) -> str:
+        if value is not None:
+            self.host_write(value)
+        return self.host()
+
     def namespace(self, _: str) -> str:
         return "4026531833"
 

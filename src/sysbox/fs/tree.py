@@ -190,6 +190,13 @@ def _cover(top: str, prefix: str, container: dict[str, Any]) -> None:
             k.mount_setattr(k.AT_FDCWD, target, 0, k.MOUNT_ATTR_RDONLY, 0, 0, 0)
 
 
+def parts(top: str) -> list[str]:
+    """List where something is mounted below a tree, from its root."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[4] for line in file]
+    return [point[len(top) :] for point in points if point.startswith(top + "/")]
+
+
 def lock(userns: int, *tops: str) -> list[int]:
     """Join a user namespace and clone trees so that nobody in it can take them apart: detached mounts. Raises OSError."""
     k.setns(userns, k.CLONE_NEWUSER)

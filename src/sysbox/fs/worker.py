@@ -23,7 +23,7 @@ from sysbox.fs import room, tree
 from sysbox.fs.emulate.nodes import Container
 from sysbox.fs.fuse.server import Server
 from sysbox.fs.trap import slots
-from sysbox.fs.trap.caller import decode
+from sysbox.fs.trap.caller import as_process, decode
 from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS
 from sysbox.linux import _kernel as k
@@ -75,7 +75,7 @@ class Worker:
         self.memory = memories.Memory(held["memory"])
         fcntl.lockf(held["memory"], fcntl.LOCK_EX)  # until we end: a predecessor that lives after all is waited for
         self.memory.owner = memories.identity(os.getpid())
-        self.container = Container(self.memory, settings["host_sysctl"])
+        self.container = Container(self.memory, settings["host_sysctl"], as_process)
         self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node, self.container.forget)
         self.contexts = Contexts()
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
@@ -179,7 +179,7 @@ class Worker:
         container = message["container"]
         if not self.name:
             self.held["init"] = fds[0]
-            self.container.describe({**container, "device": 0})
+            self.container.describe({**container, "device": 0, "parts": {"proc": [], "sysfs": []}})
             self._watch(fds[0], self._end)
             self._charge(container.get("cgroup") or "")
             self._hold("init", fds[0])
@@ -198,7 +198,7 @@ class Worker:
         if "error" in told or not told:
             raise OSError(told.get("error", ESRCH), f"grow /proc and /sys: {told.get('text', 'the child was killed')}")
         if told["device"] != self.container.container.get("device"):
-            self.container.describe({**self.container.container, "device": told["device"]})
+            self.container.describe({**self.container.container, "device": told["device"], "parts": told["parts"]})
         return trees
 
     def _until(self, pidfd: int) -> None:
@@ -386,6 +386,7 @@ class Worker:
 
     def _child_ended(self, pidfd: int) -> None:
         slot, id_ = self.children.pop(pidfd)
+        self.contexts.done(id_)
         self._unwatch(pidfd)
         os.close(pidfd)
         if slot.id == id_:  # it was killed
@@ -416,7 +417,8 @@ def _grow(container: dict[str, Any], channel: socket) -> None:
         owner = (container["uid"], container["gid"]) if kind == "proc" else None
         tops.append(tree.plant(kind, context, container, attributes(container["flags"][kind])[0], owner=owner))
     device = os.stat(tree.FUSE).st_dev
-    wire.send(channel, {"device": device}, tree.lock(userns, *tops))
+    parts = {kind: tree.parts(top) for kind, top in zip(("proc", "sysfs"), tops, strict=True)}
+    wire.send(channel, {"device": device, "parts": parts}, tree.lock(userns, *tops))
 
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:

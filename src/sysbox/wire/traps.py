@@ -27,18 +27,20 @@ def _calls(words: str, xattrs: int) -> dict[str, int]:
 
 CALLS = {
     X86_64: _calls(
-        "mount=165 umount2=166 swapon=167 swapoff=168 reboot=169 settimeofday=164 clock_settime=227 chown=92 fchown=93 fchownat=260", 188
+        "mount=165 umount2=166 swapon=167 swapoff=168 reboot=169 settimeofday=164 clock_settime=227 "
+        "chown=92 lchown=94 fchown=93 fchownat=260",
+        188,
     ),
     I386: _calls(
         "mount=21 umount=22 umount2=52 swapon=87 swapoff=115 reboot=88 settimeofday=79 stime=25 clock_settime=264 clock_settime64=404 "
-        "chown=182 chown32=212 fchown=95 fchown32=207 fchownat=298",
+        "chown=182 chown32=212 lchown=16 lchown32=198 fchown=95 fchown32=207 fchownat=298",
         226,
     ),
     AARCH64: _calls("mount=40 umount2=39 swapon=224 swapoff=225 reboot=142 settimeofday=170 clock_settime=112 fchown=55 fchownat=54", 5),
 }
 NAMES = {arch: {number: name for name, number in calls.items()} for arch, calls in CALLS.items()}
 _ALWAYS = "mount umount umount2 fsopen fsmount open_tree openat2 swapon swapoff settimeofday stime clock_settime clock_settime64 reboot"
-CHOWN = ["chown", "chown32", "fchown", "fchown32", "fchownat"]
+CHOWN = ["chown", "chown32", "lchown", "lchown32", "fchown", "fchown32", "fchownat"]
 XATTR = _XATTR.split()
 
 # linux/mount.h and the like: written out here, for they are part of what is agreed

@@ -19,7 +19,7 @@ def _ping(box: Box) -> str:
     value = box.values.get(f"{box.path}@{box.namespace('net')}")
     if value is not None:
         return value
-    low, high = parse(box.inside("net", box.host), 2)
+    low, high = parse(box.native(), 2)
     first = int(str(box.container["gid"]))
     return f"{low - first}\t{high - first}\n" if first <= low <= high else "1\t0\n"
 
@@ -32,11 +32,7 @@ def _ping_range(box: Box, text: str) -> None:
     first, size = int(str(box.container["gid"])), int(str(box.container["size"]))
     within = f"{first + min(low, size - 1)}\t{first + min(high, size - 1)}\n" if low <= high else "1\t0\n"
 
-    def set_() -> str:
-        box.host_write(within)
-        return ""
-
-    box.inside("net", set_)
+    box.native(within)
     box.path = f"{box.path}@{box.namespace('net')}"
     box.keep(f"{low}\t{high}\n")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.tables import ADDED, MIRRORS, ROWS, mirror_of
@@ -32,13 +33,41 @@ def entry(path: str) -> str:
     return path[1:].replace("/", "%")
 
 
+def read(path: str) -> str:
+    """Read a small file of the kernel. Raises OSError."""
+    fd = os.open(path, READ)
+    try:
+        return os.read(fd, 1 << 16).decode("utf-8", "replace")
+    finally:
+        os.close(fd)
+
+
+def write(path: str, value: str) -> None:
+    """Write a small file of the kernel. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def is_fleeting(path: str) -> bool:
+    """Say whether a path below a mirror is about one network device, which may come and go."""
+    parts = path.split("/")
+    return any(above in ("conf", "neigh") and name not in ("all", "default", "lo") for above, name in pairwise(parts))
+
+
 class Container:
     """One container's values, and what the rows do with the host for it. It is the ``Box`` of each row in turn."""
 
-    def __init__(self, memory: Memory, policy: str) -> None:
-        """Take up what ``memory`` has; ``policy``: "max" if the container may raise the host's limits, else "never"."""
+    def __init__(self, memory: Memory, policy: str, asking: Callable[[int, Callable[[], None]], None] = lambda _, action: action()) -> None:
+        """Take up what ``memory`` has.
+
+        ``policy``: "max" if the container may raise the host's limits, else "never". ``asking(pid, action)`` acts as a process.
+        """
         self.memory = memory
         self.policy = policy
+        self.asking = asking
         self.container = memory.description
         self.kept = {"values": {}, "nodes": [], **memory.values}
         self.values: dict[str, str] = self.kept["values"]
@@ -46,6 +75,7 @@ class Container:
         self.nodes: dict[int, _Node] = {}  # those that last
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
+        self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
         self.path, self.pid = "", 0
         new = [path for path in (*ROWS, *MIRRORS) if path not in self.paths]
         if new:
@@ -65,19 +95,16 @@ class Container:
 
     def host(self, path: str = "") -> str:
         """Read a file of the host."""
-        fd = os.open(path or self.path, READ)
-        try:
-            return os.read(fd, 1 << 16).decode()
-        finally:
-            os.close(fd)
+        path = path or self.path
+        if path.startswith(MIRRORS):
+            self._enter("net", self.home["net"])
+        return read(path)
 
     def host_write(self, value: str) -> None:
         """Write the row's file of the host."""
-        fd = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, value.encode())
-        finally:
-            os.close(fd)
+        if self.path.startswith(MIRRORS):
+            self._enter("net", self.home["net"])
+        write(self.path, value)
 
     def may_raise(self) -> bool:
         """Say whether limits of the host may be raised."""
@@ -89,17 +116,45 @@ class Container:
         except OSError:  # it is of a pid namespace that we do not see, or gone: then the container's own is meant
             return os.open(f"/proc/{self.container['pid']}/ns/{kind}", READ)
 
+    def _enter(self, kind: str, fd: int) -> None:
+        """Go to a namespace, unless we are there: we do not come back until another one is asked for."""
+        number = os.fstat(fd).st_ino
+        if number != self.here[kind]:
+            k.setns(fd, FLAGS[kind])
+            self.here[kind] = number
+
     def inside(self, kind: str, action: Callable[[], str]) -> str:
         """Act in a namespace of the process that asks."""
         fd = self._open(kind)
         try:
-            k.setns(fd, FLAGS[kind])
+            self._enter(kind, fd)
         finally:
             os.close(fd)
+        return action()
+
+    def native(self, value: str | None = None) -> str:
+        """Read or write the row's file in the network namespace of the process that asks."""
+
+        def act() -> str:
+            if value is None:
+                return read(self.path)
+            write(self.path, value)
+            return ""
+
+        return self.inside("net", act)
+
+    def _suffices(self, path: str, row: Row) -> bool:
+        """Say whether the container's own network namespace has a file of the kernel that root inside may write as the row says."""
+        self.pid = int(self.container.get("pid") or os.getpid())
+
+        def look() -> str:
+            stat = os.stat(path)
+            return "yes" if stat.st_uid == self.container.get("uid") and stat.st_mode & row.mode & 0o222 == row.mode & 0o222 else ""
+
         try:
-            return action()
-        finally:
-            k.setns(self.home[kind], FLAGS[kind])
+            return bool(self.inside("net", look))
+        except OSError:
+            return False
 
     def namespace(self, kind: str) -> str:
         """Name a namespace of the process that asks."""
@@ -151,7 +206,7 @@ class Container:
             return _Top(self, "/", S_IFDIR | 0o755)
         path = self.paths[nodeid - FIRST] if 0 <= nodeid - FIRST < len(self.paths) else ""
         row = ROWS.get(path)
-        if row and not (row.native and mirror_of(path)):  # a mirror shows what the kernel has
+        if row and not (row.native and mirror_of(path) and self._suffices(path, row)):
             return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
         if path in MIRRORS or path in ADDED:
             return _Mirror(self, path, S_IFDIR | 0o555)
@@ -248,7 +303,9 @@ def _is_added(path: str) -> bool:
 class _Native(_Mirror):
     """A file or directory of a mirror: the kernel's, in the network namespace of the process that asks."""
 
-    lasting = False
+    def __init__(self, container: Container, path: str, mode: int) -> None:
+        super().__init__(container, path, mode)
+        self.lasting = not is_fleeting(path)
 
     def owner(self, pid: int) -> tuple[int, int]:
         self.of.pid = pid
@@ -264,13 +321,8 @@ class _Native(_Mirror):
 
     def read(self, pid: int) -> bytes:
         self.of.pid = pid
-        return self.of.inside("net", lambda: self.of.host(self.path)).encode()
+        return self.of.inside("net", lambda: read(self.path)).encode()
 
     def write(self, data: bytes, pid: int) -> None:
-        self.of.path, self.of.pid = self.path, pid
-
-        def set_() -> str:
-            self.of.host_write(data.decode("utf-8", "replace"))
-            return ""
-
-        self.of.inside("net", set_)
+        """Write as the process that asks: some values make the kernel load modules for root of the host, or ask for a capability."""
+        self.of.asking(pid, lambda: write(self.path, data.decode("utf-8", "replace")))

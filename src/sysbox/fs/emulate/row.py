@@ -38,7 +38,10 @@ class Box(Protocol):
         """Say whether the operator lets containers raise the host's limits."""
 
     def inside(self, kind: str, action: Callable[[], str]) -> str:
-        """Act in the asking process's namespace "uts" or "net"; there the host's /proc/sys/net is that of the namespace."""
+        """Act in the asking process's namespace "uts" or "net"."""
+
+    def native(self, value: str | None = None) -> str:
+        """Read, or write, the row's file in the asking process's network namespace. Raises OSError."""
 
     def namespace(self, kind: str) -> str:
         """Name the asking process's namespace."""

@@ -6,8 +6,10 @@ from sysbox.fs.emulate import files, kernel, memory, net, proc, sys
 
 ROWS = {**proc.ROWS, **kernel.ROWS, **files.ROWS, **memory.ROWS, **net.ROWS, **sys.ROWS}
 
-# directories of /proc/sys/net that show what the asking process's network namespace has, and rows that it has not
-MIRRORS = ("/proc/sys/net/core", "/proc/sys/net/ipv4/neigh")
+# The directory that shows what the asking process's network namespace has, and rows that it has not. It is the highest one: the
+# kernel has different directories below it for each network namespace, so a mount on one is not there for a process that has made
+# itself another, and a program that goes through its list of mounts (bubblewrap) fails.
+MIRRORS = ("/proc/sys/net",)
 _ADDED = [path for path, row in net.ROWS.items() if row.always]
 # directories below them that may be missing there
 ADDED = tuple(sorted({path.rpartition("/")[0] for path in _ADDED} - set(MIRRORS)))

@@ -8,14 +8,20 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from errno import EFAULT, ENAMETOOLONG
+from errno import EFAULT, EIO, ENAMETOOLONG
+from fcntl import ioctl
 from struct import Struct
+from typing import TYPE_CHECKING
 
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 NOTIF = Struct("<QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, six arguments
 PATH_MAX = 4096
+NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
 CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
 NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
 O_PATH = os.O_PATH | os.O_CLOEXEC
@@ -75,6 +81,13 @@ class Call:
         except OSError:
             return
 
+    def give_tree(self, fd: int, *, cloexec: bool) -> None:
+        """Let the caller return with a descriptor of a detached mount, which somebody must keep open until it is in its place.
+
+        SECCOMP_IOCTL_NOTIF_ADDFD takes none with O_PATH, as those of open_tree(2) and fsmount(2) are. Raises OSError.
+        """
+        self.give(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd), cloexec=cloexec)
+
     def give(self, fd: int, *, cloexec: bool) -> None:
         """Let the caller return with a descriptor of ours. Raises OSError (EMFILE, say)."""
         k.seccomp_addfd(self.listener, self.id, k.SECCOMP_ADDFD_FLAG_SEND, fd, os.O_CLOEXEC if cloexec else 0)
@@ -91,8 +104,8 @@ def decode(listener: int, slot: memoryview) -> Call:
 class Place:
     """The caller's namespaces, root, working directory and identity, opened from outside; ``join`` makes them ours."""
 
-    def __init__(self, call: Call) -> None:
-        """Open them. Raises OSError: ESRCH if the caller is gone."""
+    def __init__(self, call: Call, *, trapped: bool = True) -> None:
+        """Open them. Raises OSError: ESRCH if the caller is gone. ``trapped``: it waits for the answer to a system call."""
         self.call = call
         self.became = False
         top = f"/proc/{call.pid}"
@@ -106,14 +119,30 @@ class Place:
         self.ids = [[int(one) for one in status[name].split()[:3]] for name in ("Uid", "Gid")]
         self.fs = [int(status[name].split()[3]) for name in ("Uid", "Gid")]
         self.groups = [int(one) for one in status["Groups"].split()]
-        self.same_user = os.fstat(self.user).st_ino == os.stat("/proc/self/ns/user").st_ino
+        self.user_number = os.fstat(self.user).st_ino
+        self.same_user = self.user_number == os.stat("/proc/self/ns/user").st_ino
         self.permitted = int(_own_status()["CapPrm"], 16)
-        if not call.valid():
+        if trapped and not call.valid():
             raise ProcessLookupError(3, "the caller is gone")
 
-    def net(self) -> None:
-        """Join the network namespace alone. Raises OSError."""
-        k.setns(self.spaces[0][0], k.CLONE_NEWNET)
+    def owns(self, namespace: int) -> bool:
+        """Say whether a namespace belongs to the caller's user namespace, or one below it: ioctl_ns(2)."""
+        fd = ioctl(namespace, NS_GET_USERNS)
+        try:
+            while os.fstat(fd).st_ino != self.user_number:
+                above = ioctl(fd, NS_GET_PARENT)
+                os.close(fd)
+                fd = above
+        except OSError:
+            return False  # the one above is none that we may see: we have come to the top
+        finally:
+            os.close(fd)
+        return True
+
+    def others(self) -> None:
+        """Join all namespaces but those of mounts and users. Raises OSError."""
+        for fd, flag in self.spaces[:-1]:
+            k.setns(fd, flag)
 
     def able(self, capability: int) -> bool:
         """Say whether the caller has a capability."""
@@ -128,10 +157,10 @@ class Place:
         for path in paths:
             magic = MAGIC.fullmatch(path)
             found.append((os.open(magic[1], O_PATH, dir_fd=self.own), magic[2] or "") if magic else (k.AT_FDCWD, path))
+        for fd, flag in self.spaces[-1:] if self.became else self.spaces:
+            k.setns(fd, flag)
         if not privileged:
             self.become()
-        for fd, flag in self.spaces:
-            k.setns(fd, flag)
         os.fchdir(self.root)
         os.chroot(".")
         os.fchdir(self.cwd)
@@ -140,7 +169,7 @@ class Place:
         return found
 
     def become(self) -> None:
-        """Take the caller's ids, and every capability of its user namespace, but not yet its other namespaces. Raises OSError."""
+        """Take the caller's ids, and every capability of its user namespace; its mount namespace may come later. Raises OSError."""
         if self.became:
             return
         self.became = True
@@ -151,6 +180,32 @@ class Place:
         if not self.same_user:
             k.capset(self.permitted, self.permitted, 0)
             k.setns(self.user, k.CLONE_NEWUSER)
+
+
+def as_process(pid: int, action: Callable[[], None]) -> None:
+    """Act, in a child, in all but the mounts of a process that waits for us: with its ids, namespaces and capabilities. Raises OSError."""
+    told, tell = os.pipe2(os.O_CLOEXEC)
+    if not (k.clone3(0, -1) or (0, -1))[0]:
+        number = EIO
+        try:
+            place = Place(Call(-1, 0, pid, "", 0, ()), trapped=False)
+            place.others()
+            place.become()
+            k.capset(place.capabilities, place.capabilities, 0)
+            action()
+            number = 0
+        except OSError as error:
+            number = error.errno or EIO
+        finally:
+            os.write(tell, bytes((number,)))
+            os._exit(0)
+    os.close(tell)
+    try:
+        answer = os.read(told, 1)
+    finally:
+        os.close(told)
+    if answer != b"\0":
+        raise OSError(answer[0] if answer else EIO, "refused")
 
 
 def _own_status() -> dict[str, str]:

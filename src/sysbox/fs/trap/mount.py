@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 TREES = ("proc", "sysfs")
 KIND = 64  # bytes of the name of a file system type that we look at
-PARTS = ("fuse", "proc", "sysfs", "tmpfs", "devtmpfs")
 ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
@@ -51,9 +50,64 @@ def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
     return lambda slot: _networked(call, slot, kind, source, target, flags, data)
 
 
-def build(place: Place, container: dict[str, Any], kind: str, attr: int, data: str) -> int:
+# directories of the kernel that are there to be mounted on, and otherwise empty: what covers them hides nothing
+MOUNT_POINTS = {
+    "proc": ("/sys/fs/binfmt_misc",),
+    "sysfs": (
+        "/firmware/efi/efivars",
+        "/fs/bpf",
+        "/fs/cgroup",
+        "/fs/fuse/connections",
+        "/fs/pstore",
+        "/fs/resctrl",
+        "/fs/selinux",
+        "/kernel/config",
+        "/kernel/debug",
+        "/kernel/security",
+        "/kernel/tracing",
+    ),
+}
+
+
+def check_visible(call: Call, place: Place, container: dict[str, Any], kind: str, attr: int) -> None:
+    """Refuse a proc or sysfs to a nested user namespace which sees none of which nothing is hidden but what the container hides.
+
+    So the kernel does (mount_too_revealing() in fs/namespace.c), by locks that root of the container's own user namespace may have put:
+    the masks of an inner container. Raises PermissionError.
+    """
+    if not place.owns(place.pidns if kind == "proc" else place.spaces[0][0]):
+        raise PermissionError(EPERM, "the namespace that it would show belongs to somebody else")
+    if place.user_number == os.stat(f"/proc/{container['pid']}/ns/user").st_ino:
+        return
+    every = mounts(call.pid)
+    for one in every:
+        plain = one["type"] == kind and one["root"] == "/" and (attr & k.MOUNT_ATTR_RDONLY or not one["readonly"])
+        if plain and not _covered(one, every, container, kind):
+            return
+    raise PermissionError(EPERM, "what is mounted there would show what is hidden from the caller")
+
+
+def _covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[str, Any], kind: str) -> bool:
+    """Say whether there is more on a tree than the container's parts, each once, and what may be mounted anyway."""
+    expected = list(container["parts"][kind])
+    top = tree_["path"].rstrip("/")
+    todo = [one for one in every if one["parent"] == tree_["id"]]
+    while todo:
+        one = todo.pop()
+        path = one["path"][len(top) :]
+        if any(path == point or path.startswith(point + "/") for point in MOUNT_POINTS[kind]):
+            continue
+        if path not in expected:
+            return True
+        expected.remove(path)
+        todo += [two for two in every if two["parent"] == one["id"]]
+    return False
+
+
+def build(call: Call, place: Place, container: dict[str, Any], kind: str, attr: int, data: str) -> int:
     """Build a tree for the caller, in its pid or network namespace: a detached mount that is locked for its user namespace."""
-    place.net()
+    check_visible(call, place, container, kind, attr)
+    place.others()
     context = tree.proc_context(place.pidns) if kind == "proc" else tree.sysfs_context()
     tree.enter()
     tree.configure(context, kind, data)
@@ -69,7 +123,7 @@ def _tree(call: Call, slot: Slot, container: dict[str, Any], kind: str, target: 
     place = Place(call)
     if not place.able(CAP_SYS_ADMIN):
         raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
-    fd = build(place, container, kind, attributes(flags)[0], data)
+    fd = build(call, place, container, kind, attributes(flags)[0], data)
     slot.note_mount(fd)
     [(at, path)] = place.join(target)
     k.move_mount(fd, "", at, path, FOLLOW | (0 if path else k.MOVE_MOUNT_T_EMPTY_PATH))
@@ -103,7 +157,8 @@ def mounts(pid: int) -> list[dict[str, Any]]:
         for line in file:
             left, _, right = line.partition(" - ")
             fields = left.split()
-            out.append({"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": right.split()[0]})
+            one = {"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": right.split()[0]}
+            out.append({**one, "readonly": "ro" in fields[5].split(",")})
     return out
 
 
@@ -181,19 +236,20 @@ def open_tree(place: Place, every: list[dict[str, Any]], at: int, path: str) -> 
         os.close(fd)
 
 
-def umount(call: Call, _: object, __: object) -> Work | None:
+def umount(call: Call, container: dict[str, Any], __: object) -> Work | None:
     """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
     target = call.text(0)
     if not is_root(call.pid, target):
         call.answer(0, go_on=True)
         return None
     flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-    return lambda slot: _umount(call, target, flags)
+    return lambda slot: _umount(call, container, target, flags)
 
 
-def _umount(call: Call, target: str, flags: int) -> None:
+def _umount(call: Call, container: dict[str, Any], target: str, flags: int) -> None:
     place = Place(call)
     every = mounts(call.pid)
+    initial = _initial(int(container["pid"]))
     [(at, path)] = place.join(target)
     nofollow = os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0
     fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
@@ -204,15 +260,20 @@ def _umount(call: Call, target: str, flags: int) -> None:
     if me is None or me["type"] not in TREES or me["root"] != "/" or not below:
         call.answer(0, go_on=True)
         return
-    if me["path"] in ("/proc", "/sys") or not all(_part(one, every) for one in below):
-        raise OSError(EBUSY, "something else is mounted below, or it is in use")
+    kind = me["type"]
+    if number in initial or _covered(me, every, container, kind):
+        raise OSError(EBUSY, "it is the container's own, or something else is mounted below")
     k.umount2(relative(at, path), flags | k.MNT_DETACH)
     call.answer(0)
 
 
-def _part(one: dict[str, Any], every: list[dict[str, Any]]) -> bool:
-    """Say whether a mount on a tree is one of the container's parts, or what covers it."""
-    return one["type"] in PARTS and all(_part(two, every) for two in every if two["parent"] == one["id"])
+def _initial(pid: int) -> list[int]:
+    """Return the mounts that the container began with, the undermost at /proc and /sys."""
+    found: dict[str, int] = {}
+    for one in mounts(pid):
+        if one["path"] in ("/proc", "/sys"):
+            found.setdefault(one["path"], one["id"])
+    return list(found.values())
 
 
 def relative(at: int, path: str) -> str:

@@ -26,21 +26,28 @@ MOST = 64  # contexts remembered
 
 
 class Contexts:
-    """File system contexts that were given to processes of the container: descriptor -> type."""
+    """What was given to processes of the container: contexts (descriptor -> type), and detached trees (type ""), which we keep alive."""
 
     def __init__(self) -> None:
         """Remember none."""
         self.kinds: dict[int, str] = {}
+        self.used: dict[int, int] = {}  # id of a call of fsmount -> the context that it uses up
 
     def find(self, call: Call, fd: int) -> tuple[int, str] | None:
         """Return ours that is the caller's descriptor ``fd``."""
         for ours, kind in self.kinds.items():
+            if not kind:
+                continue
             try:
                 if k.kcmp(os.getpid(), call.pid, k.KCMP_FILE, ours, fd) == 0:
                     return ours, kind
             except OSError:
                 continue
         return None
+
+    def done(self, id_: int) -> None:
+        """Close the context that a call has used up."""
+        self.forget(self.used.pop(id_, -1))
 
     def forget(self, ours: int) -> None:
         """Close one."""
@@ -64,7 +71,7 @@ def _fsopen(call: Call, slot: Slot, kind: str) -> None:
     if kind == "proc":
         context = tree.proc_context(place.pidns)
     elif kind == "sysfs":
-        place.net()
+        place.others()
         context = tree.sysfs_context()
     else:
         place.join()
@@ -83,18 +90,22 @@ def fsmount(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
         call.answer(0, go_on=True)
         return None
     context, kind = found
+    contexts.used[call.id] = context
 
-    def work(_: Slot) -> None:
+    def work(slot: Slot) -> None:
         place = Place(call)
         if not place.able(CAP_SYS_ADMIN):
             raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
-        place.net()
+        mount.check_visible(call, place, container, kind, call.args[2] & 0xFFFFFFFF)
+        place.others()
         tree.enter()
         attr = call.args[2] & 0xFFFFFFFF | (k.MOUNT_ATTR_RDONLY if kind == "sysfs" and container["sys_readonly"] else 0)
         owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
         top = tree.plant(kind, context, container, attr, owner=owner)
         place.become()
-        call.give(tree.clone(top), cloexec=bool(call.args[1] & CLOEXEC))
+        fd = tree.clone(top)
+        slot.remember(fd, "")
+        call.give_tree(fd, cloexec=bool(call.args[1] & CLOEXEC))
 
     return work
 
@@ -110,14 +121,15 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
         call.answer(0, go_on=True)
         return None
 
-    def work(_: Slot) -> None:
+    def work(slot: Slot) -> None:
         place, every = Place(call), mount.mounts(call.pid)
         [(base, rest)] = place.join(path)
         fd = mount.open_tree(place, every, base, rest)
         if fd < 0:
             call.answer(0, go_on=True)
         else:
-            call.give(fd, cloexec=bool(flags & k.OPEN_TREE_CLOEXEC))
+            slot.remember(fd, "")
+            call.give_tree(fd, cloexec=bool(flags & k.OPEN_TREE_CLOEXEC))
 
     return work
 
@@ -130,7 +142,10 @@ def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
         call.answer(0, go_on=True)
         return None
     path = call.text(1)
-    if path.rstrip("/").rpartition("/")[2] not in NAMES and not any(f"/{name}/" in path for name in ("core", "default")):
+    if path.startswith("/"):  # it crosses a mount before it gets to us
+        call.answer(0, go_on=True)
+        return None
+    if path.rstrip("/").rpartition("/")[2] not in NAMES and not "/net/" not in f"/{path}":
         call.answer(0, go_on=True)
         return None
     at = call.args[0] & 0xFFFFFFFF
