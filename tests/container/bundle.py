@@ -169,6 +169,8 @@ def leftovers(bundle: Bundle) -> list[str]:
     found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(bundle.directory) in line]
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
+            if (process / "stat").read_text().rpartition(")")[2].split()[:2] == ["Z", "1"]:
+                continue  # for the machine's init to collect
             if bundle.name in (process / "cmdline").read_text() or f"/{bundle.name}" in (process / "cgroup").read_text():
                 found.append(f"process {process.name}: {(process / 'cmdline').read_text()!r}")
     return found
