@@ -98,6 +98,18 @@ def test_what_is_not_emulated_is_the_kernels_own(bundle: Bundle) -> None:
     assert bundle.inside("cat /proc/sys/kernel/ostype") == "Linux\n"
 
 
+@pytest.mark.parametrize("namespaces", ["", "unshare -Ur --pid --fork --ipc --uts --net"])
+def test_every_mount_is_where_the_list_of_mounts_says(bundle: Bundle, namespaces: str) -> None:
+    """Some files of /proc/sys are others for other namespaces: what was mounted over one would not be there for the container."""
+    running(bundle)
+    script = "while read _ _ device _ point _; do echo $device $(stat -c %d $point) $point; done"
+    lines = [line.split() for line in bundle.inside(f"{namespaces} sh -c '{script} < /proc/self/mountinfo'").splitlines()]
+    below = [line for line in lines if line[-1].startswith(("/proc/", "/sys/"))]
+    assert len(below) > len(ROWS) / 2
+    for device, number, point in below:
+        assert f"{os.major(int(number))}:{os.minor(int(number))}" == device, f"something else is at {point}"
+
+
 def test_directories_for_file_systems_of_the_kernel(bundle: Bundle) -> None:
     running(bundle)
     names = [path for path, row in ROWS.items() if row.mode & DIRECTORY]

@@ -54,7 +54,7 @@ class Engine:
     def __init__(self, directory: Path, *flags: str) -> None:
         self.directory = directory
         self.flags = flags
-        self.cgroup = f"sysbox-test-{directory.name}"
+        self.cgroup = f"sysbox-test-{directory.parent.name}-{directory.name}"  # what an interrupted run has left is none of ours
         self.env = {**os.environ, "DOCKER_HOST": f"unix://{directory}/docker.sock", "SYSBOX_RUNC": RUNTIME_PATH}
         self.env.pop("DOCKER_CONTEXT", None)
 

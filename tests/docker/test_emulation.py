@@ -109,7 +109,23 @@ def test_fuse_inside(inner: Inner) -> None:
 @pytest.mark.timeout(200)
 def test_stressors_of_mounts_proc_and_sys(inner: Inner) -> None:
     inner.engine(
-        "exec", NAME, "timeout", "150", "stress-ng", "--procfs", "1", "--sysfs", "1", "--mount", "1", "-t", "10s", "--quiet", seconds=170
+        "exec",
+        NAME,
+        "timeout",
+        "150",
+        "stress-ng",
+        "--procfs",
+        "1",
+        "--sysfs",
+        "1",
+        "--bind-mount",
+        "1",
+        "--chroot",
+        "1",
+        "-t",
+        "10s",
+        "--quiet",
+        seconds=170,
     )
     assert uptime(inner.engine.exec(NAME, "cat /proc/uptime")) > 0
 

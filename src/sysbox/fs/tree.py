@@ -8,6 +8,7 @@ is root inside lays bare or changes anything (mount_namespaces(7), "Restrictions
 from __future__ import annotations
 
 import os
+import re
 from errno import EINVAL, ENOENT, ENOTDIR
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import Any
@@ -23,6 +24,7 @@ S_IFDIR, S_IFLNK, S_IFMT = 0o040000, 0o120000, 0o170000
 SAFE = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV | k.MOUNT_ATTR_NOEXEC
 CLONE = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC
 MISSING = (ENOENT, ENOTDIR)
+LINUX = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def proc_context(pidns: int) -> int:
@@ -123,7 +125,7 @@ def _emulate(top: str, prefix: str, container: dict[str, Any]) -> None:
                     above = above.rpartition("/")[0]
                 absent.setdefault(above, []).append(path)
             continue
-        if row.native and stat.st_uid == container["uid"] and stat.st_mode & row.mode & 0o222 == row.mode & 0o222:
+        if row.suffices(stat, container) or row.namespaced <= LINUX:
             continue
         _bind(f"{FUSE}/{entry(path)}", target)
     for number, (above, paths) in enumerate(absent.items()):

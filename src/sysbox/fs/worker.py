@@ -407,8 +407,9 @@ def _refuse(call: Call, error: OSError) -> None:
 def _grow(container: dict[str, Any], channel: socket) -> None:
     """Build and send a new container's /proc and /sys; in a child of the worker. Raises OSError."""
     top = f"/proc/{container['pid']}/ns"
-    pidns, netns, userns = (os.open(f"{top}/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("pid", "net", "user"))
+    pidns, netns, ipcns, userns = (os.open(f"{top}/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("pid", "net", "ipc", "user"))
     k.setns(netns, k.CLONE_NEWNET)
+    k.setns(ipcns, k.CLONE_NEWIPC)  # each has shm* of its own in /proc/sys/kernel, and we are to cover the container's, if any
     tree.enter()
     tops = []
     for kind in ("proc", "sysfs"):

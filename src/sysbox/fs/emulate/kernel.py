@@ -58,7 +58,7 @@ ROWS = table(
     Row(f"{_SYS}panic_on_oops", 0o644, own, local(number(-INT - 1, INT))),
     Row(f"{_SYS}printk", 0o644, own, local(numbers(4))),
     Row(f"{_SYS}sysrq", 0o644, own, local(number(0, 511))),
-    Row(f"{_SYS}pid_max", 0o644, own, local(number(1, 4194304)), native=True),
+    Row(f"{_SYS}pid_max", 0o644, own, local(number(1, 4194304)), namespaced=(6, 14)),
     Row(f"{_SYS}shmall", 0o644, own, local(number(0, 2**64 - 1)), native=True),
     Row(f"{_SYS}shmmax", 0o644, own, local(number(0, 2**64 - 1)), native=True),
     Row(f"{_SYS}shmmni", 0o644, own, local(number(0, 32768)), native=True),

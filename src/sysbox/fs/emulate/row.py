@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from errno import EINVAL, ENOENT
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     Read = Callable[["Box"], str]
@@ -51,7 +52,8 @@ class Box(Protocol):
 class Row:
     """One emulated file or directory.
 
-    ``native``: what the kernel has is good enough where the container's root owns it and may write it.
+    ``native``: what the kernel has is good enough where somebody in the container owns it and may write it.
+    ``namespaced``: the Linux from which on every pid namespace has a file of its own there, where no other one can look for it.
     ``always``: it is there even if the kernel does not show it in the container's namespaces.
     """
 
@@ -61,6 +63,12 @@ class Row:
     write: Write | None = None
     native: bool = False
     always: bool = False
+    namespaced: tuple[int, int] = (99, 0)
+
+    def suffices(self, stat: os.stat_result, container: dict[str, Any]) -> bool:
+        """Say whether a file of the kernel may stand for itself."""
+        ours = container["uid"] <= stat.st_uid < container["uid"] + container["size"]
+        return self.native and ours and stat.st_mode & self.mode & 0o222 == self.mode & 0o222
 
 
 def table(*rows: Row) -> dict[str, Row]:
