@@ -30,7 +30,7 @@ while test ! -e /stop; do
         test "$(echo "$out" | head -n 1)" = 7 || { echo "$out"; exit 1; }
     docker exec steady cat /proc/uptime >/dev/null 2>&1 || { echo exec; exit 1; }
     unshare -Urmpf --mount-proc cat /proc/uptime >/dev/null || { echo unshare; exit 1; }
-    n=$((n + 1)); echo $n > /n
+    n=$((n + 1)); echo $n > /m; mv /m /n
 done
 echo good
 """
