@@ -2,13 +2,15 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from container.bundle import Bundle, sysbox_only, wait_for
+from container.bundle import RUNTIME, Bundle, sysbox_only, wait_for
 from container.test_emulation import workers
 
 pytestmark = [sysbox_only, pytest.mark.timeout(120)]
@@ -205,7 +207,7 @@ unmount lazily by a propagated copy: calls 165 0 s:/ 0 0x104000 0; unshare -m --
 move: calls 165 s:$P s:$T 0 0x2000 0 -- 165 0 s:$T 0 0x1020 0
 move_mount: calls 429 -100 s:$P -100 s:$T 0 -- 442 -100 s:$T 0 a:0,1 32
 move what is around: calls 165 s:$UP s:$D 0 0x2000 0 -- 166 s:$D/$NAME 2
-unmount what is around: cd $UP; calls 166 s:$UP 2; P=$NAME
+unmount what is around: cd $UP; calls 166 s:$UP 2; P=${NAME:-/}
 """
 THINGS = {  # its path, what is mounted there as a mountinfo has it
     "bind": ("/mnt", "{}/source"),
@@ -213,7 +215,12 @@ THINGS = {  # its path, what is mounted there as a mountinfo has it
     "readonlyPaths": ("/proc/bus", "/bus"),
     "masked file": ("/proc/keys", "/null"),
     "masked directory": ("/sys/firmware", "none"),
+    "root of a read-only container": ("/", "{}/rootfs"),
     "sysfs of a read-only container": ("/sys", "none"),
+    "cgroups of a read-only container": ("/sys/fs/cgroup", "none"),
+    "a cgroup of a read-only container": ("/sys/fs/cgroup/GROUP", "none"),
+    "tmpfs": ("/data", "none"),
+    "on a read-only tmpfs": ("/data/file", "{}/file"),
 }
 LOOK_AROUND = """
 P={path} UP={up} NAME={name} KIND={kind} T=/dev/shm/t{kind} D=/dev/shm/d
@@ -254,13 +261,16 @@ def test_what_is_immutable_stays_so(box: Bundle, tmp_path: Path, thing: str, way
     file.chmod(0o666)
     box.mount("/mnt", source, "ro")
     box.mount("/etc/file", file, "ro")
-    box.config["root"]["readonly"] = thing == "sysfs of a read-only container"
+    box.mount("/data", "tmpfs", "ro", kind="tmpfs")
+    box.mount("/data/file", file, "ro")
+    box.config["root"]["readonly"] = thing.endswith("read-only container")
     box.start()
     path, root = THINGS[thing]
+    path = path.replace("GROUP", box.inside("ls /sys/fs/cgroup").split()[0])
     for title, lines in attempts(box, path, root.format(tmp_path), way_in).items():
         places = [line.removeprefix("at ").split(",") for line in lines if line.startswith("at ")]
         mounts = [line.split()[1].split(",")[0] for line in lines if not line.startswith("at ")]
-        assert len(places) == 3
+        assert len(places) == 3, (title, lines)
         if thing == "masked file":
             for kind, did in places:  # it is that, or a file of our own
                 assert kind in ("character-special-file", "") or did == "0 0", title
@@ -269,6 +279,7 @@ def test_what_is_immutable_stays_so(box: Bundle, tmp_path: Path, thing: str, way
             for kind, did in places:  # EPERM: it belongs to somebody else, and might be written if it belonged to us
                 assert did in ("0 0", "-1 2", "-1 20", f"-1 {EROFS}"), (title, kind)
     assert list(source.iterdir()) == []
+    assert not (box.rootfs / "x").exists()
     assert file.read_text() == "as it was"
     assert box.inside(f"test -d {path} || stat -c %F {path}").strip() in ("", "regular file", "character special file")
 
@@ -431,3 +442,50 @@ def test_mounts_leave_nothing_in_the_worker(box: Bundle) -> None:
     assert count <= before[0] + 65, "contexts are forgotten"
     assert children == 0
     assert workers()[box.name] == pid
+
+
+# --- what the operator may allow or forbid
+
+
+@pytest.fixture
+def operator() -> Iterator[Callable[..., None]]:
+    """Restart sysbox-fs with other options; with the usual ones in the end."""
+
+    def restart(*options: str) -> None:
+        pid = int(Path("/run/sysbox/sysfs.pid").read_text())
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path("/run/sysbox/sysfs.pid").exists())
+        program = Path(RUNTIME).parent / "sysbox-fs"
+        subprocess.run([program, "--log", "/var/log/sysbox-fs.log", "--daemonize", *options], check=True, timeout=30)
+
+    yield restart
+    restart()
+
+
+def test_an_operator_may_allow_remounts(box: Bundle, tmp_path: Path, operator: Callable[..., None]) -> None:
+    operator("--allow-immutable-remounts")
+    source = tmp_path / "source"
+    source.mkdir()
+    box.mount("/mnt", source, "ro")
+    box.config["root"]["readonly"] = True
+    box.start()
+    assert box.exec("NAME", "touch", "/x").status
+    box.inside("mount -o remount,rw,bind /mnt; touch /mnt/x; mount -o remount,rw,bind /; touch /x")
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_an_operator_may_forbid_unmounts(box: Bundle, tmp_path: Path, operator: Callable[..., None], readonly: bool) -> None:
+    operator("--allow-immutable-unmounts=false")
+    source = tmp_path / "source"
+    source.mkdir()
+    box.mount("/mnt", source, "ro")
+    box.mount("/data", "tmpfs", kind="tmpfs")
+    box.config["root"]["readonly"] = readonly
+    box.start()
+    before = box.inside("cut -d' ' -f 3-6 /proc/self/mountinfo")
+    assert (box.exec("NAME", "touch", "/x").status != 0) == readonly
+    for path in ("/mnt", "/data", "/dev", "/dev/shm", "/proc", "/sys", "/sys/fs/cgroup", "/"):
+        for way_in in ("", "unshare -m ", "unshare -Urm "):
+            box.inside(f"{way_in}umount -l {path} && exit 1; {way_in}mount --move {path} /dev/shm && exit 1; true")
+    assert box.inside("cut -d' ' -f 3-6 /proc/self/mountinfo") == before
+    box.inside("mount -t tmpfs t /data; umount /data; mount -t proc proc /data; umount /data")

@@ -60,6 +60,7 @@ CREATE = {
     "sysbox.runtime.prepare",
     "sysbox.runtime.rootfs",
     "sysbox.runtime.run",
+    "sysbox.runtime.seal",
     "sysbox.runtime.shift",
     "sysbox.runtime.special",
 }

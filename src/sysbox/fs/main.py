@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("sysbox-fs")
+ALLOWED = {"remounts": "false", "unmounts": "true"}
+EFFECTS = {"remounts": "make mounts writable that a container starts with read-only", "unmounts": "unmount what a container starts with"}
 PAUSE = 0.05  # seconds before a supervisor that has died at once is started again
 
 
@@ -41,6 +43,15 @@ def options(argv: list[str]) -> argparse.Namespace:
         default="never",
         help="whether a container that wants more than the host's limit raises it (default: never)",
     )
+    for what, otherwise in ALLOWED.items():
+        add(
+            f"--allow-immutable-{what}",
+            nargs="?",
+            const="true",
+            choices=("true", "false"),
+            default=otherwise,
+            help=f"whether root inside may {EFFECTS[what]}, from the next container on (default: {otherwise})",
+        )
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-fs {VERSION}", help="show the version and exit")
     add("--supervise", metavar="JSON", help=argparse.SUPPRESS)
@@ -151,11 +162,14 @@ class Keeper:
         command = [os.path.realpath(sys.argv[0]), "--log-level", self.chosen.log_level, "--log-format", self.chosen.log_format]
         command += ["--log", self.chosen.log] if self.chosen.log else []
         command += ["--run-dir", self.chosen.run_dir, "--host-sysctl", self.chosen.host_sysctl]
+        allowed = {what: getattr(self.chosen, f"allow_immutable_{what}") for what in ALLOWED}
+        command += [f"--allow-immutable-{what}={value}" for what, value in allowed.items()]
         settings: dict[str, Any] = {
             "listener": self.listener.fileno(),
             "keeper": theirs.fileno(),
             "socket": f"{self.chosen.run_dir}/sysfs.sock",
             "host_sysctl": self.chosen.host_sysctl,
+            "allowed": {what: value == "true" for what, value in allowed.items()},
             "command": command if "NOTIFY_SOCKET" not in os.environ else [],  # systemd starts keepers by itself
         }
         silent = subprocess.DEVNULL

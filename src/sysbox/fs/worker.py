@@ -152,7 +152,7 @@ class Worker:
             self._find_supervisor()
             return
         client = socket(fileno=fds[0]) if fds else None
-        reply: dict[str, Any] = {"ok": True}
+        reply: dict[str, Any] = {"ok": True, "allowed": self.settings["allowed"]}
         out: list[int] = []
         try:
             if message["op"] == "create":

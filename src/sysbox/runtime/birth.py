@@ -107,14 +107,14 @@ def _failure(error: dict[str, Any] | None, otherwise: str) -> Failure:
     return Failure(1020, otherwise, "see dmesg; perhaps the memory limit is too low")
 
 
-def hear(channel: socket, word: str, pid: int, pidfd: int) -> None:
-    """Wait until init is at ``word``. Raises Failure: its own report, or how it ended without one."""
+def hear(channel: socket, word: str, pid: int, pidfd: int) -> dict[str, Any]:
+    """Wait until init is at ``word``: what it says then. Raises Failure: its own report, or how it ended without one."""
     try:
         told, _ = wire.receive(channel)
     except OSError:
         told = {}
     if told.get("at") == word:
-        return
+        return told
     if told.get("error"):
         raise _failure(told["error"], "")
     raise lost(pid, pidfd, f"before it was {word}") or _failure(None, f"init (pid {pid}) closed its socket before it was {word}")

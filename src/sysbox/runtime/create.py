@@ -12,7 +12,7 @@ from sysbox.linux import _kernel as k
 from sysbox.linux import files, mountinfo
 from sysbox.oci import config as oci
 from sysbox.oci import seccomp
-from sysbox.runtime import birth, cgroup, emulation, hooks, log, manager, plan, prepare, process, rootfs, shift, special, state
+from sysbox.runtime import birth, cgroup, emulation, hooks, log, manager, plan, prepare, process, rootfs, seal, shift, special, state
 from sysbox.wire import message as wire
 from sysbox.wire import traps
 
@@ -153,11 +153,7 @@ def _execute(
         job["leaf"] = posix.open(f"{groups['v2']}/{cgroup.LEAF}/cgroup.procs", posix.O_WRONLY | posix.O_CLOEXEC)
     job["listener"] = _listen(directory)
     channel, job["channel"] = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-    home = prepare.lock(job["steps"])
-    try:
-        pid, pidfd = birth.clone(wanted, job, v2)
-    finally:
-        prepare.unlock(home)
+    pid, pidfd = birth.clone(wanted, job, v2)
     undo.append(lambda: birth.end(pid, pidfd))
     job["channel"].close()
     job["listener"].close()
@@ -189,10 +185,10 @@ def _accompany(
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
     try:
-        trees = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else []
+        trees, allowed = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else ([], emulation.ALLOWED)
     except Failure as failure:
         raise birth.lost(pid, pidfd, "while its /proc and /sys were made") or failure from failure
-    wire.send(channel, {"do": "set up"}, trees)
+    wire.send(channel, {"do": "set up", "allowed": allowed}, trees)
     for fd in trees:
         posix.close(fd)
     birth.hear(channel, "mounted", pid, pidfd)
@@ -202,7 +198,12 @@ def _accompany(
         hooks.run(kind, wanted["hooks"].get(kind), told)
     _sysctls(wanted["sysctl"], pidfd, ids.uid)
     wire.send(channel, {"do": "pivot"})
-    birth.hear(channel, "ready", pid, pidfd)
+    sealing = birth.hear(channel, "ready", pid, pidfd)["seal"]
+    if sealing[0]:
+        for fd in seal.clones(pid, sealing[0], whole=sealing[1]):
+            wire.send(channel, {"do": "seal"}, [fd])
+            posix.close(fd)
+        birth.hear(channel, "sealed", pid, pidfd)
     process.from_outside(pid, wanted["process"])
     if not wanted["emulated"]:
         posix.chown(f"/proc/{pid}/root/proc", ids.uid, ids.gid, follow_symlinks=False)  # the kernel gives it to root of the host

@@ -24,6 +24,7 @@ PATIENCE = 30.0  # seconds in which there must be an answer
 PAUSE = 0.02
 UNKNOWN, RETURN = 4003, 1.0  # what a new supervisor says until, after as many seconds at most, all workers have come back to it
 TREES = ("/proc", "/sys")
+ALLOWED = {"remounts": False, "unmounts": True}  # what root of a container may do with its first, immutable, mounts
 
 
 def ask(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list[int]]:
@@ -81,10 +82,13 @@ def describe(plan: dict[str, Any], ids: Any, created: float) -> dict[str, Any]:
     return out
 
 
-def trees(container: dict[str, Any], pid: int, pidfd: int) -> list[int]:
-    """Get a new container's /proc and /sys for its init ``pid``: two detached mounts. Raises Failure."""
-    _, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd])
-    return fds
+def trees(container: dict[str, Any], pid: int, pidfd: int) -> tuple[list[int], dict[str, bool]]:
+    """Get a new container's /proc and /sys for its init ``pid``: two detached mounts, and as ``ALLOWED`` what the operator wants.
+
+    Raises Failure.
+    """
+    reply, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd])
+    return fds, reply["allowed"]
 
 
 def listen(name: str, listener: int) -> None:

@@ -12,7 +12,7 @@ from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from fcntl import ioctl
 
 from sysbox.linux import _kernel as k
-from sysbox.runtime import hooks, mounts, process
+from sysbox.runtime import hooks, mounts, process, seal
 from sysbox.runtime.steps import Step, report
 from sysbox.wire import message as wire
 
@@ -42,18 +42,19 @@ def main(job: dict[str, Any]) -> NoReturn:
     posix._exit(255)
 
 
-def _expect(channel: socket, word: str) -> list[int]:
-    """Wait until the parent says ``word``, and return what came with it; when it is gone there will be no container."""
+def _expect(channel: socket, word: str) -> tuple[dict[str, Any], list[int]]:
+    """Wait until the parent says ``word``, and return all that came with it; when it is gone there will be no container."""
     said, fds = wire.receive(channel)
     if said.get("do") != word:
         posix._exit(1)
-    return fds
+    return said, fds
 
 
 def _setup(job: dict[str, Any], channel: socket) -> None:
     plan = job["plan"]
     k.prctl(k.PR_SET_DUMPABLE, 0)  # we are not the container's to look into
-    job["trees"] = dict(zip(("proc", "sysfs"), _expect(channel, "set up"), strict=False))
+    said, fds = _expect(channel, "set up")
+    job["trees"] = dict(zip(("proc", "sysfs"), fds, strict=False))
     Step.name = "become root of the user namespace"
     posix.setgroups([])
     posix.setresgid(0, 0, 0)
@@ -92,18 +93,33 @@ def _setup(job: dict[str, Any], channel: socket) -> None:
     Step.name = "find the program"
     job["env"] = process.environment(plan["process"])
     job["path"] = process.find(plan["process"]["args"][0], job["env"])
+    _seal(plan, said["allowed"], channel)
     Step.name = "wait for the parent"
-    wire.send(channel, {"at": "ready"})
     _expect(channel, "wait")
     channel.close()
+
+
+def _seal(plan: dict[str, Any], allowed: dict[str, bool], channel: socket) -> None:
+    """Say that we are ready, and have the parent make the mounts immutable that are to be so."""
+    Step.name = "list read-only mounts"
+    paths, whole = seal.wanted(plan, allowed)
+    for path in seal.late(plan) if whole or not paths else ():
+        k.mount_setattr(k.AT_FDCWD, path, 0, k.MOUNT_ATTR_RDONLY, 0, 0, 0)
+    wire.send(channel, {"at": "ready", "seal": [paths, whole]})
+    for path in paths:
+        _, fds = _expect(channel, "seal")
+        seal.put(path, fds[0], whole=whole)
+    if paths:
+        process.enter(plan["process"]["cwd"])
+        wire.send(channel, {"at": "sealed"})
+    if plan["propagation"]:
+        Step.name = "set the root's propagation"
+        k.mount(None, "/", None, plan["propagation"], None)
 
 
 def _finish(job: dict[str, Any]) -> None:
     """Do what comes after pivot_root: terminal, masks, read-only parts, loopback."""
     plan = job["plan"]
-    if plan["propagation"]:
-        Step.name = "set the root's propagation"
-        k.mount(None, "/", None, plan["propagation"], None)
     if job["console"] >= 0:
         Step.name = "open a terminal"
         slave = process.terminal(plan["process"], job["console"])
@@ -119,9 +135,6 @@ def _finish(job: dict[str, Any]) -> None:
         request[16] |= 1  # IFF_UP: netdevice(7)
         ioctl(with_socket.fileno(), SIOCSIFFLAGS, bytes(request))
         with_socket.close()
-    if plan["readonly"]:
-        Step.name = "make the root read-only"
-        k.mount_setattr(k.AT_FDCWD, "/", 0, k.MOUNT_ATTR_RDONLY, 0, 0, 0)
 
 
 def _wait_for_start(listener: socket) -> socket:

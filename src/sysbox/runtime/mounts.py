@@ -29,11 +29,9 @@ def make(job: dict[str, Any]) -> int:
     for kind, dest, given, directory, mount in job["steps"]:
         fd = given
         Step.name = f"mount {mount.get('source') or mount.get('type') or 'clone'} at {dest}"
-        if kind == "locked":
-            fd = k.open_tree(k.AT_FDCWD, mount["locked"], k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_RECURSIVE)
         if kind == "tree":
             fd = job["trees"][mount["type"]]
-        if kind in ("attach", "locked", "tree"):
+        if kind in ("attach", "tree"):
             target = place(root, dest, directory=directory, ordinary=kind == "tree")
             k.move_mount(fd, "", target, "", EMPTY)
             for propagation in mount.get("propagation", ()):
@@ -59,8 +57,9 @@ def make(job: dict[str, Any]) -> int:
 
 
 def _mount(target: int, mount: dict[str, Any]) -> None:
+    flags = mount["flags"] & ~k.MS_RDONLY if mount["type"] == "tmpfs" else mount["flags"]  # that comes later: see seal.py
     try:
-        k.mount(mount["source"] or mount["type"], f"/proc/self/fd/{target}", mount["type"], mount["flags"], mount["data"] or None)
+        k.mount(mount["source"] or mount["type"], f"/proc/self/fd/{target}", mount["type"], flags, mount["data"] or None)
     except OSError as error:
         raise OSError(error.errno, error.strerror, mount["dest"]) from None
 

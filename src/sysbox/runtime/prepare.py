@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 # one step of init: (what, path inside, descriptor or -1, is a directory, the mount of the plan)
 DIRECTORY = 0o040000
 TREES = ("/proc", "/sys")  # grown by sysbox-fs when init is there
-LOCKED = "/dev"  # where lock puts mounts: everybody may look there, and the kernel's test for a visible /proc and /sys does not mind
 
 
 def steps(
@@ -60,52 +59,6 @@ def steps(
                 posix.close(fd)
         raise
     return out
-
-
-def _is_immutable(kind: str, mount: dict[str, Any]) -> bool:
-    read_only = mount.get("flags", 0) & k.MS_RDONLY or mount.get("set", 0) & k.MOUNT_ATTR_RDONLY
-    return kind == "attach" and mount.get("kind") == "bind" and bool(read_only)
-
-
-def lock(steps: list[tuple[str, str, int, bool, dict[str, Any]]]) -> tuple[int, int] | None:
-    """Make the kernel lock the flags of read-only bind mounts: root of the container cannot lift them then, by no call.
-
-    A mount namespace that is copied into another user namespace has its mounts' flags locked (mount_namespaces(7), "Restrictions").
-    So these mounts go into a namespace of ours, of which init, born now, gets the copy. Pass the result to ``unlock``. Raises OSError.
-    """
-    wanted = [index for index, (kind, _, _, _, mount) in enumerate(steps) if _is_immutable(kind, mount)]
-    if not wanted:
-        return None
-    home = posix.open("/proc/self/ns/mnt", posix.O_RDONLY | posix.O_CLOEXEC)
-    here = posix.open(".", posix.O_PATH | posix.O_DIRECTORY | posix.O_CLOEXEC)
-    k.unshare(k.CLONE_NEWNS)
-    try:
-        k.mount(None, "/", None, k.MS_REC | k.MS_SLAVE, None)
-        k.mount("tmpfs", LOCKED, "tmpfs", 0, "mode=755")
-        for index in wanted:
-            _, dest, fd, directory, mount = steps[index]
-            path = f"{LOCKED}/{index}"
-            if directory:
-                posix.mkdir(path, 0o755)
-            else:
-                posix.close(posix.open(path, posix.O_CREAT | posix.O_CLOEXEC, 0o644))
-            k.move_mount(fd, "", k.AT_FDCWD, path, k.MOVE_MOUNT_F_EMPTY_PATH)
-            posix.close(fd)
-            steps[index] = ("locked", dest, -1, directory, {**mount, "locked": path})
-    except BaseException:
-        unlock((home, here))
-        raise
-    return home, here
-
-
-def unlock(places: tuple[int, int] | None) -> None:
-    """Return to the mount namespace and directory that we had before ``lock``. Raises OSError."""
-    if places:
-        home, here = places
-        k.setns(home, k.CLONE_NEWNS)
-        posix.fchdir(here)
-        posix.close(home)
-        posix.close(here)
 
 
 def _special(plan: dict[str, Any], special: list[tuple[str, int]]) -> list[tuple[str, str, int, bool, dict[str, Any]]]:
