@@ -205,6 +205,30 @@ def _of_this_run(pid: int) -> bool:
         return False
 
 
+def test_a_container_pays_for_its_worker(bundle: Bundle) -> None:
+    """On cgroup v1: its processor time is the container's; what a worker starts when all daemons are dead is not."""
+    groups = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    names = next((one for one in groups if one.split(",")[0] in ("cpu", "cpuacct")), None)
+    if names is None:
+        pytest.skip("cgroup v2: a group has memory and a freezer too")
+
+    def group(pid: int) -> str:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        return next(line.split(":")[2] for line in lines if line.split(":")[1] == names)
+
+    running(bundle)
+    state = json.loads(bundle.command("state", bundle.name).out)
+    worker = workers()[bundle.name]
+    assert group(worker) == group(state["pid"])
+    for pid in [pid for pid in processes() if pid != worker]:
+        os.kill(pid, 9)
+    wait_for(lambda: whole(bundle.name))
+    assert [group(pid) for pid in processes()].count(group(state["pid"])) == 1
+    os.kill(workers()[bundle.name], 9)
+    wait_for(lambda: whole(bundle.name))
+    wait_for(lambda: group(workers()[bundle.name]) == group(state["pid"]))
+
+
 def test_a_worker_ends_with_its_container(bundle: Bundle) -> None:
     running(bundle)
     pid = workers()[bundle.name]

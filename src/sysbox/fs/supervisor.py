@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import memory, worker
 from sysbox.linux import _kernel as k
+from sysbox.linux import mountinfo
 from sysbox.linux.jsons import dumps
 from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 log = logging.getLogger("sysbox-fs")
 CREATING = ("memory", "fuse", "room")  # what a worker has before it has a container
@@ -167,7 +168,7 @@ class Supervisor:
         gc.freeze()
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
-            keep = {theirs.fileno(), self.settings["home"], self.settings["run"], *record.held.values()}
+            keep = {theirs.fileno(), self.settings["home"], self.settings["run"], *self.settings["doors"], *record.held.values()}
             self._become_worker(theirs, record.held, keep)
         os.close(pidfd)
         theirs.close()
@@ -344,6 +345,17 @@ def _refuse(sock: socket, code: int, cause: str, hint: str) -> None:
     wire.send(sock, {"ok": False, "code": code, "cause": cause, "hint": hint})
 
 
+def _doors() -> Iterator[int]:
+    """Open the ways back from the v1 cgroups that workers enter."""
+    with open("/proc/self/cgroup", encoding="utf-8") as file:
+        groups = [line.rstrip("\n").split(":", 2) for line in file]
+    for line in mountinfo.of_type(mountinfo.read(), "cgroup"):
+        for _, names, path in groups:
+            if {"cpu", "cpuacct"}.issuperset(names.split(",")) and names in mountinfo.kind(line)[2]:
+                with suppress(OSError):
+                    yield os.open(f"{mountinfo.point(line)}{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+
+
 def run(listener: int, keeper: int, settings: dict[str, Any]) -> None:
     """Be the supervisor: descriptors of the listening socket and of the keeper's. Returns never but by an exception."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for workers: their sockets tell of their end
@@ -352,4 +364,5 @@ def run(listener: int, keeper: int, settings: dict[str, Any]) -> None:
     # a worker's room has no /run: it finds the socket by way of this descriptor
     settings["run"] = os.open(os.path.dirname(settings["socket"]), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     settings["home"] = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    settings["doors"] = list(_doors())
     Supervisor(socket(fileno=listener), socket(fileno=keeper), settings).serve()

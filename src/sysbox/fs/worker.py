@@ -27,7 +27,6 @@ from sysbox.fs.trap.caller import as_process, decode
 from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS
 from sysbox.linux import _kernel as k
-from sysbox.linux import files
 from sysbox.linux.jsons import dumps
 from sysbox.oci.mountoptions import attributes
 from sysbox.version import VERSION
@@ -72,6 +71,7 @@ class Worker:
             held["fuse"], held["room"] = room.make()
         else:
             room.enter(held["room"])
+            self._charge()
         self.memory = memories.Memory(held["memory"])
         fcntl.lockf(held["memory"], fcntl.LOCK_EX)  # until we end: a predecessor that lives after all is waited for
         self.memory.owner = memories.identity(os.getpid())
@@ -181,8 +181,11 @@ class Worker:
             self.held["init"] = fds[0]
             self.container.describe({**container, "device": 0, "parts": {"proc": [], "sysfs": []}})
             self._watch(fds[0], self._end)
-            self._charge(container.get("cgroup") or "")
-            self._hold("init", fds[0])
+            for number, fd in enumerate(fds[1:]):
+                self.held[f"charge-{number}"] = fd
+            self._charge()
+            for name in ("init", *(f"charge-{number}" for number in range(len(fds) - 1))):
+                self._hold(name, self.held[name])
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
@@ -213,13 +216,12 @@ class Worker:
             if pidfd in ready:
                 return
 
-    def _charge(self, cgroup: str) -> None:
-        """Let the container pay for our processor time. Its memory we leave alone: an OOM there would end its /proc."""
-        if cgroup:
-            try:
-                files.write(f"/sys/fs/cgroup{cgroup}/cgroup.procs", str(os.getpid()))
-            except OSError as error:
-                log.debug("container %s: cannot enter %s: %s", self.name, cgroup, error)
+    def _charge(self) -> None:
+        """Let the container pay for our processor time: enter the cgroups whose files "tasks" we were given."""
+        for name, fd in self.held.items():
+            if name.startswith("charge-"):
+                with suppress(OSError):  # it has just been removed: the container has ended
+                    os.write(fd, b"0")
 
     def _listen(self, fd: int) -> None:
         number = max(self.listeners, default=0) + 1
@@ -266,6 +268,8 @@ class Worker:
         if not pid:
             with suppress(BaseException):
                 k.setns(self.settings["home"], k.CLONE_NEWNS)
+                for fd in self.settings["doors"]:
+                    os.write(fd, b"0")  # it is not the container's to pay for
                 settings = dumps({"channel": theirs.fileno(), "listener": -1})
                 spawn([*self.settings["command"], "--keep", settings], theirs.fileno())
             os._exit(0)

@@ -185,7 +185,7 @@ def _accompany(
             files.write(f"/proc/{pid}/{file}", f"0 {first} {ids.size}")
     _stdio(wanted["process"], ids)
     try:
-        trees, allowed = emulation.trees(wanted["container"], pid, pidfd) if wanted["emulated"] else ([], emulation.ALLOWED)
+        trees, allowed = emulation.trees(wanted["container"], pid, pidfd, now["cgroup"]) if wanted["emulated"] else ([], emulation.ALLOWED)
     except Failure as failure:
         raise birth.lost(pid, pidfd, "while its /proc and /sys were made") or failure from failure
     wire.send(channel, {"do": "set up", "allowed": allowed}, trees)

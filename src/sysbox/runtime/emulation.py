@@ -82,12 +82,20 @@ def describe(plan: dict[str, Any], ids: Any, created: float) -> dict[str, Any]:
     return out
 
 
-def trees(container: dict[str, Any], pid: int, pidfd: int) -> tuple[list[int], dict[str, bool]]:
+def trees(container: dict[str, Any], pid: int, pidfd: int, groups: dict[str, Any]) -> tuple[list[int], dict[str, bool]]:
     """Get a new container's /proc and /sys for its init ``pid``: two detached mounts, and as ``ALLOWED`` what the operator wants.
 
-    Raises Failure.
+    ``groups``: the cgroups that pay for it, on v1 only. A group of v2 has memory and a freezer too: a container that is paused or out of
+    memory would take along who answers it; and while it has a process it cannot hand controllers on to the groups of an inner systemd.
+    Raises Failure, OSError.
     """
-    reply, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd])
+    paths = [path for names, path in groups["v1"].items() if {"cpu", "cpuacct"}.issuperset(names.split(","))]
+    doors = [posix.open(f"{path}/tasks", posix.O_WRONLY | posix.O_CLOEXEC) for path in paths]
+    try:
+        reply, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd, *doors])
+    finally:
+        for fd in doors:
+            posix.close(fd)
     return fds, reply["allowed"]
 
 
