@@ -46,6 +46,8 @@ def main(name: str, chosen: argparse.Namespace, run: Callable[[argparse.Namespac
 
 def _daemonize(chosen: argparse.Namespace, run: Callable[[argparse.Namespace, Callable[[], None]], int], socket_path: str) -> int:
     """Serve in a child without a terminal; in the parent return when it is ready, or with its status when it failed."""
+    for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "LISTEN_PID"):
+        os.environ.pop(name, None)  # meant for whoever started us
     close_range(3, (1 << 32) - 1, 0)  # a lock or pipe of whoever started us must not live as long as we do
     told, tell = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
@@ -165,9 +167,31 @@ def reopen(log: logging.Logger) -> None:
             handler.close()
 
 
-def notify(state: str) -> None:
-    """Tell systemd, if it asked: sd_notify(3)."""
+def notify(state: str, *fds: int) -> None:
+    """Tell systemd, if it asked: sd_notify(3); ``fds`` go along."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-            sock.sendto(state.encode(), "\0" + address[1:] if address[0] == "@" else address)
+            sock.connect("\0" + address[1:] if address[0] == "@" else address)
+            wire.send_bytes(sock, state.encode(), fds)
+
+
+def store(name: str, fd: int) -> None:
+    """Have systemd hold a descriptor for our next instance (sd_pid_notify_with_fds(3)). Its names are not longer than 255 bytes."""
+    notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name[:255]}", fd)
+
+
+def unstore(name: str) -> None:
+    """Have systemd close the descriptors that it holds by this name."""
+    notify(f"FDSTOREREMOVE=1\nFDNAME={name[:255]}")
+
+
+def stored() -> list[tuple[str, int]]:
+    """Take what systemd holds for us: (name, descriptor) of each; sd_listen_fds_with_names(3)."""
+    told = [os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")]
+    if told[0] != str(os.getpid()):
+        return []
+    fds = range(3, 3 + int(told[1]))
+    for fd in fds:
+        os.set_inheritable(fd, False)  # noqa: FBT003 - positional only
+    return list(zip(told[2].split(":"), fds, strict=False))

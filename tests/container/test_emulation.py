@@ -1,15 +1,19 @@
 """/proc and /sys of a container: what it may read and write there, and that the host does not change."""
 
+import fcntl
 import json
 import os
 import random
+import signal
+import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from container.bundle import Bundle, sysbox_only, wait_for
+from container.bundle import RUNTIME, Bundle, sysbox_only, wait_for
 from sysbox.fs.emulate.row import DIRECTORY
 from sysbox.fs.emulate.tables import ROWS
 
@@ -288,6 +292,80 @@ def test_nobody_notices_when_any_process_of_ours_is_killed(bundle: Bundle) -> No
     state = json.loads(bundle.command("state", bundle.name).out)
     assert state["id"] == bundle.name
     wait_for(lambda: not [pid for pid in processes() if "Z" in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2][:3]])
+
+
+def test_a_service_manager_may_hold_everything(bundle: Bundle, tmp_path: Path) -> None:
+    """We are systemd, which keeps descriptors for a service (sd_notify(3)) of which every process is killed, and starts it again."""
+    log, sock = Path("/var/log/sysbox-fs.log"), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(tmp_path / "notify"))
+    sock.settimeout(0.2)
+    store: dict[str, int] = {}
+    said: list[str] = []
+
+    def heard(word: str) -> bool:
+        with suppress(TimeoutError):
+            while True:
+                data, fds, _, _ = socket.recv_fds(sock, 4096, 16)
+                words = dict(line.split("=", 1) for line in data.decode().split("\n"))
+                said.append(data.decode())
+                if "FDSTORE" in words:
+                    assert words["FDPOLL"] == "0"
+                    store[words["FDNAME"]] = fds[0]
+                elif "FDSTOREREMOVE" in words:
+                    os.close(store.pop(words["FDNAME"]))
+        return any(word in one for one in said)
+
+    def start() -> subprocess.Popen[bytes]:
+        script = 'LISTEN_PID=$$ exec "$0" --log /var/log/sysbox-fs.log --log-level debug'
+        first = max([10, *store.values()]) + 1
+        fds = [fcntl.fcntl(fd, fcntl.F_DUPFD, first) for fd in store.values()]
+        moves = " ".join(f"{3 + number}<&{fd} {fd}<&-" for number, fd in enumerate(fds))
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "LISTEN_FDS": str(len(fds)), "LISTEN_FDNAMES": ":".join(store)}
+        program = str(Path(RUNTIME).parent / "sysbox-fs")
+        command = ["bash", "-c", f"exec {moves}\n{script}", program]
+        child = subprocess.Popen(command, pass_fds=fds, env={**os.environ, **env, "WATCHDOG_USEC": "1000000"}, stdin=subprocess.DEVNULL)
+        for fd in fds:
+            os.close(fd)
+        wait_for(lambda: heard("READY=1"))
+        return child
+
+    if Path("/run/sysbox/sysfs.pid").exists():
+        os.kill(int(Path("/run/sysbox/sysfs.pid").read_text()), signal.SIGTERM)
+        wait_for(lambda: not Path("/run/sysbox/sysfs.pid").exists())
+    child = start()
+    try:
+        running(bundle)
+        bundle.inside("echo 7 > /proc/sys/kernel/panic")
+        heard("")
+        assert sorted(name.partition("%")[2] for name in store if name.startswith(bundle.name + "%")) == [
+            *(["charge-0"] if Path("/sys/fs/cgroup/cpu").exists() else []),
+            *(["charge-1"] if not Path("/sys/fs/cgroup/cpu").is_symlink() and Path("/sys/fs/cgroup/cpuacct").exists() else []),
+            "fuse",
+            "init",
+            "listener-1",
+            "memory",
+            "room",
+        ]
+        said.clear()
+        for pid in processes():
+            os.kill(pid, 9)
+        child.wait()
+        wait_for(lambda: processes() == [])
+        reader = subprocess.Popen(
+            [RUNTIME, "--root", bundle.root, "exec", bundle.name, "sh", "-c", "cat /proc/sys/kernel/panic"], stdout=-1
+        )
+        child = start()
+        assert reader.communicate(timeout=30)[0] == b"7\n"
+        wait_for(lambda: heard("WATCHDOG=1"))
+        bundle.command("delete", "--force", bundle.name)
+        wait_for(lambda: heard("") and not [name for name in store if name.startswith(bundle.name)])
+    finally:
+        child.terminate()
+        child.wait()
+        for fd in store.values():
+            os.close(fd)
+        sock.close()
+    assert "Traceback" not in log.read_text()
 
 
 def test_readers_by_sendfile_get_each_value_whole(bundle: Bundle) -> None:

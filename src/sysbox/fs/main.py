@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sysbox-fs")
 ALLOWED = {"remounts": "false", "unmounts": "true"}
 EFFECTS = {"remounts": "make mounts writable that a container starts with read-only", "unmounts": "unmount what a container starts with"}
+SEPARATOR = "%"  # between a container's id and the name of a descriptor: no id has it
 PAUSE = 0.05  # seconds before a supervisor that has died at once is started again
 
 
@@ -101,6 +102,7 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
     listener = socket.socket(fileno=given["listener"]) if given["listener"] >= 0 else daemon.listen(path)
     keeper = Keeper(listener, chosen, ready)
+    keeper.recover(daemon.stored())
     if chosen.keep:
         keeper.inherit(socket.socket(fileno=given["channel"]), lasting=given["listener"] >= 0)
     keeper.serve(stop)
@@ -124,6 +126,12 @@ class Keeper:
         self.held: dict[str, dict[str, int]] = {}
         self.channel: socket.socket | None = None
         self.child: subprocess.Popen[bytes] | None = None
+
+    def recover(self, stored: list[tuple[str, int]]) -> None:
+        """Take up what systemd held when no process of ours was left."""
+        for label, fd in stored:
+            container, _, name = label.partition(SEPARATOR)
+            self.held.setdefault(container, {})[name] = fd
 
     def inherit(self, channel: socket.socket, *, lasting: bool) -> None:
         """Take up what a supervisor (``lasting``: it stays) or a worker held when our predecessor was killed."""
@@ -205,18 +213,21 @@ class Keeper:
 
     def _keep(self, message: dict[str, Any], fds: list[int]) -> None:
         if message["op"] == "hold":
-            held = self.held.setdefault(message["id"], {})
-            if message["name"] in held:
-                os.close(held[message["name"]])
-            held[message["name"]] = fds[0]
+            self._let_go(message["id"], message["name"])
+            self.held.setdefault(message["id"], {})[message["name"]] = fds[0]
+            daemon.store(f"{message['id']}{SEPARATOR}{message['name']}", fds[0])
         else:
             names = [message["name"]] if "name" in message else list(self.held.get(message["id"], {}))
             for name in names:
-                fd = self.held.get(message["id"], {}).pop(name, -1)
-                if fd >= 0:
-                    os.close(fd)
+                self._let_go(message["id"], name)
             if not self.held.get(message["id"]):
                 self.held.pop(message["id"], None)
+
+    def _let_go(self, container: str, name: str) -> None:
+        fd = self.held.get(container, {}).pop(name, -1)
+        if fd >= 0:
+            os.close(fd)
+            daemon.unstore(f"{container}{SEPARATOR}{name}")
 
     def _lost(self, channel: socket.socket) -> None:
         """Forget a supervisor that has ended; the loop starts another."""

@@ -32,9 +32,14 @@ def connect(path: str) -> socket:
 
 def send(sock: socket, message: dict[str, Any], fds: Iterable[int] = ()) -> None:
     """Send one message; the descriptors stay open here. Raises OSError."""
+    send_bytes(sock, dumps(message).encode(), fds)
+
+
+def send_bytes(sock: socket, data: bytes, fds: Iterable[int]) -> None:
+    """Send a packet with descriptors. Raises OSError."""
     packed = b"".join(fd.to_bytes(INT, "little") for fd in fds)
     control = [(SOL_SOCKET, SCM_RIGHTS, packed)] if packed else []
-    sock.sendmsg([dumps(message).encode()], control)
+    sock.sendmsg([data], control)
 
 
 def receive(sock: socket) -> tuple[dict[str, Any], list[int]]:
