@@ -328,6 +328,7 @@ def test_swap_and_clock_are_pretended_to_those_who_may(box: Bundle) -> None:
     drift, swaps = time.time() - time.monotonic(), Path("/proc/swaps").read_text()
     assert errnos(box, f"calls {PRETENDED}") == [0] * 4
     assert errnos(box, f"calls {PRETENDED}", "--user", "1000") == [EPERM] * 4
+    assert errnos(box, f"unshare -Ur calls {PRETENDED}") == [EPERM] * 4
     assert abs(time.time() - time.monotonic() - drift) < 5
     assert Path("/proc/swaps").read_text() == swaps
 
@@ -335,7 +336,9 @@ def test_swap_and_clock_are_pretended_to_those_who_may(box: Bundle) -> None:
 @x86_only
 def test_ctrl_alt_del_is_nobodys(box: Bundle) -> None:
     box.start()
-    assert errnos(box, "calls 169 0xfee1dead 672274793 0 -- 169 0xfee1dead 672274793 0x89abcdef") == [0, 0]
+    switch = "calls 169 0xfee1dead 672274793 0 -- 169 0xfee1dead 672274793 0x89abcdef"
+    assert errnos(box, switch) == [0, 0]
+    assert errnos(box, switch, "--user", "1000") == [EPERM, EPERM]
     assert errnos(box, "calls 169 1 2 0x4321fedc -- 169 0xfee1dead 672274793 1") == [EINVAL, EINVAL]
 
 

@@ -83,7 +83,7 @@ _MOUNT = (
 )
 _UMOUNT2 = _argument(1) + _op(_ANY, MNT_DETACH, 1, 0) + _ASKED + _ALLOWED
 _OPEN_TREE = _argument(2) + _op(_ANY, OPEN_TREE_CLONE, 0, 2) + _op(_ANY, AT_RECURSIVE, 1, 0) + _ASKED + _ALLOWED
-_REBOOT = _argument(2) + _op(_EQUAL, CAD[0], 1, 0) + _op(_EQUAL, CAD[1], 0, 1) + _op(_RETURN, _ERRNO) + _ALLOWED
+_REBOOT = _argument(2) + _op(_EQUAL, CAD[0], 1, 0) + _op(_EQUAL, CAD[1], 0, 1) + _ASKED + _ALLOWED
 _SPECIAL = {"mount": _MOUNT, "umount2": _UMOUNT2, "open_tree": _OPEN_TREE, "reboot": _REBOOT}
 
 

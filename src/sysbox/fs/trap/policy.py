@@ -12,7 +12,7 @@ from errno import EPERM
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.trap import mount, newapi, xattr
-from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_TIME
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def _pretend(capability: int) -> Handler:
-    """Answer success without doing anything, to those who could do it on a host of their own."""
+    """Answer success without doing anything, to those who could do it on a host of their own: not in a user namespace inside."""
 
-    def handler(call: Call, _: dict[str, Any], __: newapi.Contexts) -> None:
-        able = call.able(capability)
-        call.answer(0, 0 if able else EPERM)
+    def handler(call: Call, container: dict[str, Any], _: newapi.Contexts) -> None:
+        users = {os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (call.pid, container["pid"])}
+        call.answer(0, 0 if call.able(capability) and len(users) == 1 else EPERM)
 
     return handler
 
@@ -75,6 +75,7 @@ HANDLERS: dict[str, Handler] = {
     "open_tree": newapi.open_tree,
     "openat2": newapi.openat2,
     **dict.fromkeys(("swapon", "swapoff"), _pretend(CAP_SYS_ADMIN)),
+    "reboot": _pretend(CAP_SYS_BOOT),
     **dict.fromkeys(("settimeofday", "stime", "clock_settime", "clock_settime64"), _pretend(CAP_SYS_TIME)),
     **dict.fromkeys(traps.CHOWN, _chown),
     **dict.fromkeys(traps.XATTR, xattr.handle),
