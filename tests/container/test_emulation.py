@@ -209,6 +209,15 @@ def _of_this_run(pid: int) -> bool:
         return False
 
 
+def test_a_worker_needs_little_memory_of_its_own(bundle: Bundle) -> None:
+    """Most of it is the supervisor's, shared; each thing that touches what is shared costs pages."""
+    running(bundle)
+    bundle.inside("cat /proc/uptime; mkdir /tmp/t; mount -t tmpfs t /tmp/t; umount /tmp/t; mount -t proc proc /tmp/t; umount /tmp/t")
+    text = Path(f"/proc/{workers()[bundle.name]}/smaps_rollup").read_text()
+    private = int(text.partition("Private_Dirty:")[2].split()[0])
+    assert private < 3500, text  # kB; Python 3.11 alone has 200 after a fork, 700 if logging and threading do their work
+
+
 def test_a_container_pays_for_its_worker(bundle: Bundle) -> None:
     """On cgroup v1: its processor time is the container's; what a worker starts when all daemons are dead is not."""
     groups = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]

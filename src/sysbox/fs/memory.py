@@ -13,6 +13,7 @@ from struct import Struct
 from typing import Any
 
 from sysbox.fs.fuse.protocol import BUFFER
+from sysbox.linux import files
 from sysbox.linux.jsons import dumps, loads
 
 _OWNER = Struct("<QQ")  # pid, start time in clock ticks: /proc/pid/stat
@@ -80,18 +81,17 @@ class Memory:
         self.view[_WHICH] = other
 
 
-def fresh() -> int:
-    """Make the memory of a new worker. Raises OSError."""
+def fresh(values: str) -> int:
+    """Make the memory of a new worker, with its first values as JSON. Raises OSError."""
     fd = os.memfd_create("sysbox-fs", os.MFD_CLOEXEC)
     os.ftruncate(fd, SIZE)
+    os.pwrite(fd, len(values).to_bytes(4, "little") + values.encode(), VALUES)
     return fd
 
 
 def identity(pid: int) -> tuple[int, int]:
     """Return pid and start time of a process, (0, 0) if there is none."""
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            fields = file.read().rpartition(")")[2].split()
+        return pid, int(files.read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[19])
     except OSError:
         return 0, 0
-    return pid, int(fields[19])

@@ -13,9 +13,9 @@ import os
 import select
 import subprocess
 import time
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from contextlib import suppress
 from errno import ENOENT, ENOSYS, ESRCH
-from socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sysbox.fs import memory as memories
@@ -23,9 +23,9 @@ from sysbox.fs import room, tree
 from sysbox.fs.emulate.nodes import Container
 from sysbox.fs.fuse.server import Server
 from sysbox.fs.trap import slots
-from sysbox.fs.trap.caller import as_process, decode
+from sysbox.fs.trap.caller import NOTIF, as_process, decode
 from sysbox.fs.trap.newapi import MOST, Contexts
-from sysbox.fs.trap.policy import HANDLERS
+from sysbox.fs.trap.policy import HANDLERS, PLANTING, QUICK
 from sysbox.linux import _kernel as k
 from sysbox.linux.jsons import dumps
 from sysbox.oci.mountoptions import attributes
@@ -43,12 +43,9 @@ DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
 
 
 class Relay(logging.Handler):
-    """Sends the log to the supervisor, who has its file."""
+    """Sends the log to the supervisor, who has its file, over ``channel``."""
 
-    def __init__(self, channel: socket) -> None:
-        """Send over ``channel``."""
-        super().__init__()
-        self.channel = channel
+    channel: socket
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send one message, with its traceback."""
@@ -57,17 +54,18 @@ class Relay(logging.Handler):
             wire.send(self.channel, {"op": "log", "level": record.levelno, "text": text[:4096]})
 
 
+_RELAY = Relay()  # made before workers are born: what is not made in each is shared by all
+
+
 class Worker:
     """One container's service, or a spare that waits for its container."""
 
     def __init__(self, supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> None:
-        """Begin with what a predecessor held ("memory", "fuse", "room", "init", "listener-N"); a spare with nothing. Raises OSError."""
+        """Begin with what a predecessor held ("memory", "fuse", "room", "init", "listener-N"), a spare with "memory". Raises OSError."""
         self.supervisor = supervisor
         self.settings = settings
         self.held = held
-        fresh = not held
-        if fresh:
-            held["memory"] = memories.fresh()
+        if "fuse" not in held:
             held["fuse"], held["room"] = room.make()
         else:
             room.enter(held["room"])
@@ -80,11 +78,12 @@ class Worker:
         self.contexts = Contexts()
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         self.remembering = theirs
-        self.slots = slots.all_of(self.memory, self._remember)
-        self.poll = select.epoll()
+        self.slots = slots.Slots(self.memory, self._remember)
+        self.poll = select.poll()
         self.actions: dict[int, Callable[[], None]] = {}
         self.children: dict[int, tuple[slots.Slot, int]] = {}
         self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
+        self.planted = self.container.has_flag("planted")  # has it any proc or sysfs but those that it began with?
         self.ended = False
 
     @property
@@ -94,7 +93,7 @@ class Worker:
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action
-        self.poll.register(fd, select.EPOLLIN)
+        self.poll.register(fd, select.POLLIN)
 
     def _unwatch(self, fd: int) -> None:
         del self.actions[fd]
@@ -110,9 +109,8 @@ class Worker:
         for number, fd in self.listeners.items():
             self._watch(fd, self._trapped(number, fd))
         self.fuse.resume()
-        for slot in self.slots:
-            if not slot.free:
-                self._go_on(slot)
+        for slot in self.slots.taken():
+            self._go_on(slot)
         while not self.ended:
             ready = self.poll.poll()
             if len(ready) > 1:  # contexts first: the call that comes after one may be about it
@@ -243,10 +241,10 @@ class Worker:
         started = -DAEMON_AFTER
         while not self.ended:
             try:
-                self.supervisor = socket(fileno=wire.connect(f"/proc/self/fd/{self.settings['run']}/sysfs.sock").detach())
+                self.supervisor = wire.connect(f"/proc/self/fd/{self.settings['run']}/sysfs.sock")
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
-                log.handlers[:] = [Relay(self.supervisor)]
+                log.handlers[:] = [_relay(self.supervisor)]
                 self._watch(self.supervisor.fileno(), self._told)
             except OSError:  # nobody listens: supervisor and keeper are both gone
                 if time.monotonic() - started > DAEMON_AFTER and self.settings["command"]:
@@ -256,7 +254,7 @@ class Worker:
                 return
             end = time.monotonic() + PATIENCE
             while (left := end - time.monotonic()) > 0 and not self.ended:
-                for fd, _ in self.poll.poll(left):
+                for fd, _ in self.poll.poll(left * 1000):
                     self.actions[fd]()
 
     def _start_keeper(self) -> None:
@@ -290,25 +288,37 @@ class Worker:
             self.contexts.forget(next(iter(self.contexts.kinds)))
 
     def _trapped(self, number: int, fd: int) -> Callable[[], None]:
-        view = next(iter(self.slots))
+        """Make the action for a listener. Every microsecond here is one of each trapped call's.
+
+        What is answered at once stays in its slot: a successor finds that nobody waits for it any more.
+        """
+        slot = self.slots.get(0)
+        receive, unpack, quick, answer = k.seccomp_recv, NOTIF.unpack_from, QUICK.get, k.seccomp_send
 
         def action() -> None:
-            nonlocal view
-            if not view.free:
-                found = next((one for one in self.slots if one.free), None)
+            nonlocal slot
+            if slot.busy:
+                found = self.slots.idle()
                 if found is None:
                     time.sleep(0.001)  # as many as we keep in hand are being worked on
                     return
-                view = found
-            view.expect(number)
+                slot = found
+            slot.expect(number)
             try:
-                k.seccomp_recv(fd, view.view)
+                receive(fd, slot.view)
             except OSError as error:
-                view.clear(view.id)
                 if error.errno == ENOENT and self._is_over(fd):
                     self._forget(number, fd)
                 return
-            self._handle(view, fd)
+            fields = unpack(slot.view)
+            passes = quick((fields[4], fields[3]))
+            try:
+                if passes and passes(fields, self.planted):
+                    answer(fd, fields[0], 0, 0, k.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+                    return
+            except OSError:
+                pass  # it passes a bad address, or does not wait any more
+            self._handle(slot, fd)
 
         return action
 
@@ -336,6 +346,7 @@ class Worker:
         try:
             if child:
                 pidfd = os.pidfd_open(child)
+                slot.take()
                 self.children[pidfd] = (slot, call.id)
                 self._watch(pidfd, lambda: self._child_ended(pidfd))
                 return
@@ -358,6 +369,9 @@ class Worker:
                 work = None
             else:
                 work = handler(call, self.container.container, self.contexts)
+                if not self.planted and call.name in PLANTING:
+                    self.planted = True
+                    self.container.keep_flag("planted")
         except OSError as error:
             call.answer(0, error.errno or ESRCH)
             work = None
@@ -372,6 +386,7 @@ class Worker:
         if not pid:
             slot.note_child(os.getpid())
             self._in_child(lambda: work(slot), lambda error: _refuse(call, error), lambda: slot.clear(call.id))
+        slot.take()
         self.children[pidfd] = (slot, call.id)
         self._watch(pidfd, lambda: self._child_ended(pidfd))
 
@@ -393,8 +408,14 @@ class Worker:
         self.contexts.done(id_)
         self._unwatch(pidfd)
         os.close(pidfd)
+        slot.busy = False
         if slot.id == id_:  # it was killed
             self._go_on(slot)
+
+
+def _relay(channel: socket) -> Relay:
+    _RELAY.channel = channel
+    return _RELAY
 
 
 def spawn(command: list[str], *fds: int) -> None:
@@ -428,7 +449,7 @@ def _grow(container: dict[str, Any], channel: socket) -> None:
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:
     """Be a worker, in a child of the supervisor. Never returns."""
-    log.handlers[:] = [Relay(supervisor)]
+    log.handlers[:] = [_relay(supervisor)]
     try:
         gc.freeze()
         k.prctl(k.PR_SET_DUMPABLE, 0)

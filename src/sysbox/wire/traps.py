@@ -1,7 +1,7 @@
 """Which system calls of a container sysbox-fs is asked about: the filter that the runtime loads, the numbers that sysbox-fs gets back.
 
-The filter lets pass by itself what the kernel can be trusted with: remounts, moves, changes of propagation, recursive binds and lazy
-unmounts, for what must stay read-only or in place is locked (mount_namespaces(7)). Where it does not ask, it costs nothing: the kernel
+The filter lets pass by itself what the kernel can be trusted with: remounts, moves, changes of propagation and lazy unmounts, for
+what must stay read-only or in place is locked (mount_namespaces(7)). Where it does not ask, it costs nothing: the kernel
 remembers that a number is allowed (seccomp(2), since Linux 5.11).
 """
 
@@ -74,15 +74,16 @@ _MOUNT = (
     + _op(_AND, 0xFFFF)
     + _op(_ATLEAST, 0, 1, 1)
     + _argument(3)
-    + _op(_ANY, MS_REMOUNT, 4, 0)
-    + _op(_ANY, MS_BIND, 0, 1)
-    + _op(_ANY, MS_REC, 2, 1)
+    + _op(_ANY, MS_REMOUNT, 2, 0)
+    + _op(_ANY, MS_BIND, 0, 2)
+    + _ASKED
+    + _ALLOWED
     + _op(_ANY, MS_PROPAGATION | MS_MOVE, 1, 0)
     + _ASKED
     + _ALLOWED
 )
 _UMOUNT2 = _argument(1) + _op(_ANY, MNT_DETACH, 1, 0) + _ASKED + _ALLOWED
-_OPEN_TREE = _argument(2) + _op(_ANY, OPEN_TREE_CLONE, 0, 2) + _op(_ANY, AT_RECURSIVE, 1, 0) + _ASKED + _ALLOWED
+_OPEN_TREE = _argument(2) + _op(_ANY, OPEN_TREE_CLONE, 0, 1) + _ASKED + _ALLOWED
 _REBOOT = _argument(2) + _op(_EQUAL, CAD[0], 1, 0) + _op(_EQUAL, CAD[1], 0, 1) + _ASKED + _ALLOWED
 _SPECIAL = {"mount": _MOUNT, "umount2": _UMOUNT2, "open_tree": _OPEN_TREE, "reboot": _REBOOT}
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.tables import ADDED, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
+from sysbox.linux.jsons import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +27,10 @@ FIRST = 2  # nodeid of the first path
 UNKNOWN = 0xFFFFFFFF  # inode number in a listing of what has not been looked up: FUSE_UNKNOWN_INO
 FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
 READ = os.O_RDONLY | os.O_CLOEXEC
+
+
+NODES = [*ROWS, *MIRRORS]
+INITIAL = dumps({"values": {}, "nodes": NODES})  # what a container begins with
 
 
 def entry(path: str) -> str:
@@ -69,7 +74,7 @@ class Container:
         self.policy = policy
         self.asking = asking
         self.container = memory.description
-        self.kept = {"values": {}, "nodes": [], **memory.values}
+        self.kept = memory.values
         self.values: dict[str, str] = self.kept["values"]
         self.paths: list[str] = self.kept["nodes"]  # "" where one was forgotten
         self.nodes: dict[int, _Node] = {}  # those that last
@@ -77,8 +82,8 @@ class Container:
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
         self.path, self.pid = "", 0
-        new = [path for path in (*ROWS, *MIRRORS) if path not in self.paths]
-        if new:
+        if self.paths[: len(ROWS) + len(MIRRORS)] != NODES:  # those of a predecessor of another version
+            new = [path for path in NODES if path not in self.paths]
             self.paths += new
             memory.values = self.kept
         self.ids = {path: FIRST + index for index, path in enumerate(self.paths)}
@@ -92,6 +97,15 @@ class Container:
         """Remember the row's value."""
         self.values[self.path] = value
         self.memory.values = self.kept
+
+    def keep_flag(self, name: str) -> None:
+        """Remember that something is so from now on."""
+        self.kept[name] = True
+        self.memory.values = self.kept
+
+    def has_flag(self, name: str) -> bool:
+        """Say whether that was remembered."""
+        return bool(self.kept.get(name))
 
     def host(self, path: str = "") -> str:
         """Read a file of the host."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from errno import EINVAL, ENOENT
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import os
@@ -48,8 +47,7 @@ class Box(Protocol):
         """Name the asking process's namespace."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """One emulated file or directory.
 
     ``native``: what the kernel has is good enough where somebody in the container owns it and may write it.

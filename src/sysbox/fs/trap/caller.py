@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from errno import EFAULT, EIO, ENAMETOOLONG
 from fcntl import ioctl
 from struct import Struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
@@ -29,8 +28,7 @@ O_PATH = os.O_PATH | os.O_CLOEXEC
 MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd)(?:/(.*))?$", re.DOTALL)
 
 
-@dataclass(slots=True)
-class Call:
+class Call(NamedTuple):
     """One trapped system call. ``listener``: the descriptor to answer on."""
 
     listener: int

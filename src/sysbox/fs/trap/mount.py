@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 TREES = ("proc", "sysfs")
 KIND = 64  # bytes of the name of a file system type that we look at
-ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
+LOOKED_AT = (*TREES, *NETWORKED, "overlay")
+ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
 FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
 
 
 def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
-    """Handle a new mount or a bind that is not recursive: the filter lets the others pass."""
+    """Handle a new mount or a bind: the filter lets the others pass."""
     flags = call.args[3] & 0xFFFFFFFF
     if flags & traps.MAGIC_MASK == traps.MAGIC:
         flags &= 0xFFFF
     if flags & k.MS_BIND:
         return _bind(call, flags)
     kind = call.text(2, KIND)
-    if kind not in (*TREES, *NETWORKED, "overlay"):
+    if kind not in LOOKED_AT:
         call.answer(0, go_on=True)
         return None
     source, target, data = call.text(0), call.text(1), call.text(4) if call.args[4] else ""
@@ -178,7 +179,7 @@ def mount_id(fd: int, proc: int | None = None) -> int:
 def _bind(call: Call, flags: int) -> Work | None:
     """Bind with all that is mounted below if the source is the root of a proc or sysfs: its locked parts would make it fail."""
     source = call.text(0)
-    if is_root(call.pid, source):
+    if not flags & k.MS_REC and is_root(call.pid, source):
         target = call.text(1)
         return lambda slot: _bind_tree(call, source, target)
     call.answer(0, go_on=True)

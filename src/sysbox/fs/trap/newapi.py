@@ -114,6 +114,9 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
     """Clone a proc or sysfs with its parts, when the caller asks for it without."""
     path = call.text(1)
     at, flags = call.args[0] & 0xFFFFFFFF, call.args[2] & 0xFFFFFFFF
+    if flags & k.AT_RECURSIVE:
+        call.answer(0, go_on=True)
+        return None
     if at != 0xFFFFFF9C and not path.startswith("/"):
         base = f"/proc/self/fd/{at}"
         path = f"{base}/{path}" if path else base

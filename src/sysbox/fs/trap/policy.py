@@ -66,6 +66,42 @@ def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | 
     return work
 
 
+def _mount_passes(fields: tuple[int, ...], planted: bool) -> bool:
+    """Look at fields of struct seccomp_notif as ``caller.NOTIF`` has them: id, pid, flags, nr, arch, instruction pointer, arguments."""
+    if fields[9] & k.MS_BIND:
+        return planted and fields[9] & k.MS_REC != 0
+    kind = k.process_vm_readv(fields[1], fields[8], 16).partition(b"\0")[0]
+    return kind not in KINDS
+
+
+def _umount_passes(_: tuple[int, ...], planted: bool) -> bool:
+    """Without a proc or sysfs but the first ones there is none to take off: those are in use."""
+    return not planted
+
+
+def _openat2_passes(fields: tuple[int, ...], _: bool) -> bool:
+    """``resolve`` is at 16 in struct open_how."""
+    return k.process_vm_readv(fields[1], fields[8], 24)[16:] == bytes(8)
+
+
+def _open_tree_passes(fields: tuple[int, ...], planted: bool) -> bool:
+    return planted and fields[8] & k.AT_RECURSIVE != 0
+
+
+KINDS = {kind.encode() for kind in mount.LOOKED_AT}
+_NATIVE = {"x86_64": traps.X86_64, "aarch64": traps.AARCH64}.get(os.uname().machine, 0)
+# (arch, number) -> says at once, without taking the call apart, that the kernel may do what is asked. Raises OSError.
+QUICK = {
+    (_NATIVE, traps.CALLS[_NATIVE][name]): passes
+    for name, passes in {
+        "mount": _mount_passes,
+        "umount2": _umount_passes,
+        "openat2": _openat2_passes,
+        "open_tree": _open_tree_passes,
+    }.items()
+    if _NATIVE
+}
+PLANTING = ("mount", "fsmount", "open_tree")  # after these there may be more than one proc or sysfs in the container
 HANDLERS: dict[str, Handler] = {
     "mount": mount.mount,
     "umount": mount.umount,

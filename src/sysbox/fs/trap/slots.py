@@ -23,6 +23,8 @@ class Slot:
         """Look at a slot; ``remember`` takes a file system context and its type for the worker."""
         self.view = view
         self.remember = remember
+        self.busy = False  # as far as this process knows
+        self.ready_for = 0
 
     def _get(self, at: int) -> int:
         return int.from_bytes(self.view[at : at + 8], "little")
@@ -31,19 +33,20 @@ class Slot:
         self.view[at : at + 8] = value.to_bytes(8, "little")
 
     @property
-    def free(self) -> bool:
-        """Whether there is no call in it."""
-        return not self._get(0)
-
-    @property
     def listener(self) -> int:
         """The number of the listener from which the call came."""
         return self._get(_LISTENER)
 
     def expect(self, listener: int) -> None:
         """Prepare for a call from a listener."""
-        self.view[_LISTENER:] = bytes(len(self.view) - _LISTENER)
-        self._set(_LISTENER, listener)
+        if self.ready_for != listener:
+            self.view[_LISTENER:] = bytes(len(self.view) - _LISTENER)
+            self._set(_LISTENER, listener)
+            self.ready_for = listener
+
+    def take(self) -> None:
+        """Begin with work on the call that will be written down here."""
+        self.busy, self.ready_for = True, 0
 
     @property
     def id(self) -> int:
@@ -76,6 +79,25 @@ class Slot:
         return bool(number) and any(one["id"] == number for one in mounts(pid))
 
 
-def all_of(memory: Memory, remember: Callable[[int, str], None]) -> list[Slot]:
-    """Return every slot of a memory."""
-    return [Slot(memory.slot(number), remember) for number in range(SLOT_COUNT)]
+class Slots:
+    """All slots of a memory; most are never needed, so they are looked at when they are."""
+
+    def __init__(self, memory: Memory, remember: Callable[[int, str], None]) -> None:
+        """See ``Slot``."""
+        self.memory = memory
+        self.remember = remember
+        self.known: dict[int, Slot] = {}
+
+    def get(self, number: int) -> Slot:
+        """Return one."""
+        if number not in self.known:
+            self.known[number] = Slot(self.memory.slot(number), self.remember)
+        return self.known[number]
+
+    def idle(self) -> Slot | None:
+        """Return one in which there is no work."""
+        return next((slot for slot in map(self.get, range(SLOT_COUNT)) if not slot.busy), None)
+
+    def taken(self) -> list[Slot]:
+        """List those in which a predecessor has left a call."""
+        return [self.get(number) for number in range(SLOT_COUNT) if any(self.memory.slot(number)[:8])]
