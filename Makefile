@@ -16,7 +16,7 @@ $(KERNEL): src/sysbox/linux/_kernel.c
 	$(CC) $(CFLAGS) -shared -fPIC $$($(PYTHON) -c 'import sysconfig; print("-I" + sysconfig.get_path("include"))') $< -o $@.new
 	@mv $@.new $@
 
-install: $(KERNEL) ## put sysbox-runc and sysbox-mgr into PREFIX/sbin, their code into PREFIX/lib/sysbox
+install: $(KERNEL) ## put sysbox-runc, sysbox-mgr and sysbox-fs into PREFIX/sbin, their code into PREFIX/lib/sysbox
 	@scr/install install
 
 uninstall: ## remove what install put there (the lines of /etc/subuid and /etc/subgid stay)
