@@ -129,3 +129,19 @@ def test_reading_and_writing(served: tuple[Server, File, int]) -> None:
     assert served[1].value == b"old\n"  # not at the beginning: taken, and for nothing
     assert ask(served, p.OPCODES["SETATTR"], p.SETATTR_IN.pack(1, 0) + bytes(80))[0] == 1
     assert ask(served, p.OPCODES["SETATTR"], p.SETATTR_IN.pack(8, 0) + bytes(80))[0] == 0
+
+
+def test_a_listing_with_attributes_says_what_lookup_says(served: tuple[Server, File, int]) -> None:
+    error, body = ask(served, p.OPCODES["READDIRPLUS"], p.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0))
+    assert error == 0
+    extra = p.ENTRY_OUT.size + p.ATTR.size
+    entries, at = {}, 0
+    while at < len(body):
+        length = p.DIRENT.unpack_from(body, at + extra)[2]
+        name = body[at + extra + p.DIRENT.size :][:length]
+        entries[name] = body[at : at + extra]
+        at += extra + (p.DIRENT.size + length + 7) // 8 * 8
+    assert list(entries) == [b".", b"..", b"a"]
+    assert entries[b"a"] == ask(served, p.OPCODES["LOOKUP"], b"a\0")[1]
+    assert not any(entries[b"."] + entries[b".."])
+    assert len(ask(served, p.OPCODES["READDIRPLUS"], p.READ_IN.pack(0, 0, len(body) - 1, 0, 0, 0, 0))[1]) < len(body)

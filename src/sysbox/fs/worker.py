@@ -75,6 +75,7 @@ class Worker:
         self.memory.owner = memories.identity(os.getpid())
         self.container = Container(self.memory, settings["host_sysctl"], as_process)
         self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node, self.container.forget)
+        self.fuse.settled = bool(self.name)
         self.contexts = Contexts()
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         self.remembering = theirs
@@ -109,6 +110,11 @@ class Worker:
         for number, fd in self.listeners.items():
             self._watch(fd, self._trapped(number, fd))
         self.fuse.resume()
+        if not self.name:
+            self._warm()
+        elif not self.container.container["device"]:  # our predecessor was killed before it knew
+            for fd in self._grow():
+                os.close(fd)
         for slot in self.slots.taken():
             self._go_on(slot)
         while not self.ended:
@@ -177,6 +183,7 @@ class Worker:
         container = message["container"]
         if not self.name:
             self.held["init"] = fds[0]
+            self.fuse.settled = True
             self.container.describe({**container, "device": 0, "parts": {"proc": [], "sysfs": []}})
             self._watch(fds[0], self._end)
             for number, fd in enumerate(fds[1:]):
@@ -184,6 +191,10 @@ class Worker:
             self._charge()
             for name in ("init", *(f"charge-{number}" for number in range(len(fds) - 1))):
                 self._hold(name, self.held[name])
+        return self._grow()
+
+    def _grow(self) -> list[int]:
+        """Have a child grow /proc and /sys; what is mounted there it tells us a little later. Raises OSError."""
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
@@ -191,27 +202,42 @@ class Worker:
                 lambda: _grow(self.container.container, theirs),
                 lambda error: wire.send(theirs, {"error": error.errno or 5, "text": str(error)}),
             )
-        theirs.close()
-        self._until(pidfd)
         os.close(pidfd)
+        theirs.close()
+        self._until(ours.fileno())
         told, trees = wire.receive(ours)
-        ours.close()
         if "error" in told or not told:
+            ours.close()
             raise OSError(told.get("error", ESRCH), f"grow /proc and /sys: {told.get('text', 'the child was killed')}")
-        if told["device"] != self.container.container.get("device"):
-            self.container.describe({**self.container.container, "device": told["device"], "parts": told["parts"]})
+
+        def hear() -> None:
+            told, _ = wire.receive(ours)
+            if "parts" in told:
+                self.container.describe({**self.container.container, **told})
+            self._unwatch(ours.fileno())
+            ours.close()
+
+        self._watch(ours.fileno(), hear)
         return trees
 
-    def _until(self, pidfd: int) -> None:
-        """Serve /dev/fuse while a child of ours, which may look at it, does its work."""
+    def _warm(self) -> None:
+        """Have the kernel look up every row now, that it need not when a container waits."""
+        pid, pidfd = k.clone3(0, -1) or (0, -1)
+        if not pid:
+            self._in_child(tree.look_up, lambda _: None)
+        self._until(pidfd)
+        os.close(pidfd)
+
+    def _until(self, fd: int) -> None:
+        """Serve /dev/fuse while a child of ours, which may look at it, does its work: until there is something to read."""
         poll = select.poll()
-        for fd in (pidfd, self.held["fuse"]):
-            poll.register(fd, select.POLLIN)
+        for each in (fd, self.held["fuse"]):
+            poll.register(each, select.POLLIN)
         while True:
-            ready = [fd for fd, _ in poll.poll()]
+            ready = [one for one, _ in poll.poll()]
             if self.held["fuse"] in ready:
                 self.fuse.serve()
-            if pidfd in ready:
+            if fd in ready:
                 return
 
     def _charge(self) -> None:
@@ -443,8 +469,9 @@ def _grow(container: dict[str, Any], channel: socket) -> None:
         owner = (container["uid"], container["gid"]) if kind == "proc" else None
         tops.append(tree.plant(kind, context, container, attributes(container["flags"][kind])[0], owner=owner))
     device = os.stat(tree.FUSE).st_dev
+    wire.send(channel, {"trees": len(tops)}, tree.lock(userns, *tops))
     parts = {kind: tree.parts(top) for kind, top in zip(("proc", "sysfs"), tops, strict=True)}
-    wire.send(channel, {"device": device, "parts": parts}, tree.lock(userns, *tops))
+    wire.send(channel, {"device": device, "parts": parts})
 
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:

@@ -266,7 +266,9 @@ class _Top(_Node):
         return self.of.ids[path]
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
-        return [(entry(path), self.of.ids[path], self.of.node(self.of.ids[path]).mode) for path in (*ROWS, *MIRRORS)]
+        """List what is usually bound: a spare worker is asked for it before it knows its container."""
+        paths = [path for path in NODES if not mirror_of(path)]
+        return [(entry(path), self.of.ids[path], self.of.node(self.of.ids[path]).mode) for path in paths]
 
 
 class _Emulated(_Node):

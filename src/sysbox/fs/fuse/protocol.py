@@ -24,6 +24,7 @@ OPCODES = {
     "INTERRUPT": 36,
     "DESTROY": 38,
     "BATCH_FORGET": 42,
+    "READDIRPLUS": 44,
 }
 
 IN_HEADER = Struct("<IIQQIIIHH")  # len, opcode, unique, nodeid, uid, gid, pid, total_extlen, padding
@@ -45,6 +46,7 @@ DIRENT = Struct("<QQII")  # ino, off, namelen, type; then the name, padded to 8 
 
 ROOT = 1  # nodeid
 FOPEN_DIRECT_IO = 1
+FUSE_DO_READDIRPLUS = 1 << 13
 FATTR_OTHER = 0b1_0011_0111  # mode, uid, gid, atime, mtime; with the two _NOW: all that is no change of size
 MAX_WRITE = 4096
 SIZE = 4096  # of every file, as far as stat(2) says

@@ -6,6 +6,7 @@ that was in the buffer when its server died is answered by the next one, which f
 
 from __future__ import annotations
 
+import logging
 import os
 from errno import EACCES, EAGAIN, EINTR, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,7 @@ from sysbox.fs.fuse import protocol as p
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+log = logging.getLogger("sysbox-fs")
 S_IFDIR, S_IFMT = 0o040000, 0o170000
 GONE = (ENOENT, EINTR, EAGAIN)  # of a read: the request was taken back, or nothing is there
 
@@ -52,6 +54,7 @@ class Server:
         self.buffer = buffer
         self.node = node
         self.forget = forget
+        self.settled = True  # owners of directories will not change any more
         self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
 
     def resume(self) -> None:
@@ -88,7 +91,8 @@ class Server:
                 answer = result
         except OSError as failure:
             error = failure.errno or EIO
-        except Exception:  # noqa: BLE001 - a bug here must not end the service of a whole container
+        except Exception:  # a bug here must not end the service of a whole container
+            log.exception("FUSE request %d of node %d", opcode, nodeid)
             error = EIO
         header = p.OUT_HEADER.pack(p.OUT_HEADER.size + (0 if error else len(answer)), -error, unique)
         try:
@@ -107,14 +111,17 @@ class Server:
         return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        major, minor, readahead, _ = p.INIT_IN.unpack_from(body)
+        major, minor, readahead, offered = p.INIT_IN.unpack_from(body)
         if (major, minor) < p.KERNEL:
             raise OSError(EINVAL, "the kernel's FUSE is too old")
-        return p.INIT_OUT.pack(p.KERNEL[0], min(minor, p.MINOR), readahead, 0, 16, 12, p.MAX_WRITE, 1, 1, 0, 0)
+        flags = offered & p.FUSE_DO_READDIRPLUS  # and not AUTO, which gives it for the first page of a directory only
+        return p.INIT_OUT.pack(p.KERNEL[0], min(minor, p.MINOR), readahead, flags, 16, 12, p.MAX_WRITE, 1, 1, 0, 0)
 
     def _lookup(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        parent = self.node(nodeid)
-        found = parent.find(bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
+        return self._entry(self.node(nodeid), bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
+
+    def _entry(self, parent: Node, name: str, pid: int) -> bytes:
+        found = parent.find(name, pid)
         node = self.node(found)
         try:
             attr = self._attr(found, node, pid)
@@ -122,7 +129,7 @@ class Server:
             self.forget(found, 1)
             raise
         valid = p.LONG if parent.lasting and node.lasting else 0
-        return p.ENTRY_OUT.pack(found, 0, valid, valid if node.mode & S_IFMT == S_IFDIR else 0, 0, 0) + attr
+        return p.ENTRY_OUT.pack(found, 0, valid, valid if node.mode & S_IFMT == S_IFDIR and self.settled else 0, 0, 0) + attr
 
     def _forget(self, nodeid: int, body: memoryview, pid: int) -> None:
         self.forget(nodeid, int.from_bytes(body[:8], "little"))
@@ -136,7 +143,8 @@ class Server:
 
     def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        return p.ATTR_OUT.pack(p.LONG if node.mode & S_IFMT == S_IFDIR and node.lasting else 0, 0, 0) + self._attr(nodeid, node, pid)
+        lasts = node.mode & S_IFMT == S_IFDIR and node.lasting and self.settled
+        return p.ATTR_OUT.pack(p.LONG if lasts else 0, 0, 0) + self._attr(nodeid, node, pid)
 
     def _setattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         if p.SETATTR_IN.unpack_from(body)[0] & p.FATTR_OTHER:
@@ -181,15 +189,26 @@ class Server:
             raise OSError(ENOTDIR, "no directory")
         return p.OPEN_OUT.pack(0, 0, 0)
 
-    def _readdir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+    def _readdirplus(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        return self._readdir(nodeid, body, pid, plus=True)
+
+    def _readdir(self, nodeid: int, body: memoryview, pid: int, *, plus: bool = False) -> bytes:
+        """List a directory; ``plus``: with all that LOOKUP would say of each entry."""
         _, offset, size, *_ = p.READ_IN.unpack_from(body)
-        entries = [(".", nodeid, S_IFDIR), ("..", p.ROOT, S_IFDIR), *self.node(nodeid).names(pid)]
+        node = self.node(nodeid)
+        entries = [(".", nodeid, S_IFDIR), ("..", p.ROOT, S_IFDIR), *node.names(pid)]
+        extra = p.ENTRY_OUT.size + p.ATTR.size if plus else 0
         out = b""
         for index, (name, ino, mode) in enumerate(entries[offset:], offset + 1):
             text = name.encode("utf-8", "surrogateescape")
             entry = p.DIRENT.pack(ino, index, len(text), (mode & S_IFMT) >> 12) + text
             entry += bytes(-len(entry) % 8)
-            if len(out) + len(entry) > size:
+            if len(out) + extra + len(entry) > size:
                 break
+            if plus:
+                try:
+                    out += bytes(extra) if index <= 2 else self._entry(node, name, pid)
+                except OSError:
+                    out += bytes(extra)  # it is listed, and not there: whoever wants it asks
             out += entry
         return out
