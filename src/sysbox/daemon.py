@@ -106,7 +106,18 @@ def lock(path: str, pid_file: str) -> int:
     with open(fresh, "w", encoding="ascii") as file:
         file.write(f"{os.getpid()}\n")
     os.rename(fresh, pid_file)
+    if "NOTIFY_SOCKET" in os.environ:
+        with open(managed(pid_file), "w", encoding="ascii"):
+            pass
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(managed(pid_file))
     return lock
+
+
+def managed(pid_file: str) -> str:
+    """Name the file that says that a service manager starts us again when we are killed: the runtime then does not."""
+    return pid_file.removesuffix(".pid") + ".managed"
 
 
 def _pid(pid_file: str) -> str:

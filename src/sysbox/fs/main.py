@@ -108,7 +108,7 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     keeper.serve(stop)
     daemon.notify("STOPPING=1")
     log.info("Stopped: containers that run go on, and are taken over by the next instance")
-    for name in (path, pid_file):
+    for name in (path, pid_file, daemon.managed(pid_file)):
         with suppress(FileNotFoundError):
             os.unlink(name)
     os.close(lock)

@@ -172,9 +172,15 @@ class Supervisor:
         if not pid:
             keep = {theirs.fileno(), self.settings["home"], self.settings["run"], *self.settings["doors"], *record.held.values()}
             self._become_worker(theirs, record.held, keep)
-        os.close(pidfd)
         theirs.close()
-        self._attach(record, ours, pid)
+        self._attach(record, ours, pid, pidfd)
+
+    def _hear_out(self, record: Record, sock: socket) -> None:
+        """Take what a worker that has ended still had to say."""
+        while record.sock is sock and _readable(sock.fileno()):
+            self._heard(record, sock)
+        if record.sock is sock:
+            self._lost(record, sock)
 
     def _become_worker(self, channel: socket, held: dict[str, int], keep: set[int]) -> None:
         first = 3
@@ -185,9 +191,17 @@ class Supervisor:
         k.close_range(first, 0xFFFFFFFF, 0)
         worker.run(channel, dict(held), self.settings)
 
-    def _attach(self, record: Record, sock: socket, pid: int) -> None:
+    def _attach(self, record: Record, sock: socket, pid: int, pidfd: int) -> None:
+        """Listen to a worker until its end. The pidfd tells of that: a child of its that waits for its successor has the socket too."""
         record.sock, record.pid = sock, pid
         self._watch(sock.fileno(), lambda: self._heard(record, sock))
+
+        def ended() -> None:
+            self._unwatch(pidfd)
+            os.close(pidfd)
+            self._hear_out(record, sock)
+
+        self._watch(pidfd, ended)
 
     def _heard(self, record: Record, sock: socket) -> None:
         try:
@@ -228,7 +242,10 @@ class Supervisor:
         if record is self.spare:
             self._drop(record)
             self.spare = None
-        elif record.done or any(name not in record.held for name in NEEDED) or _readable(record.held["init"]):
+        elif record.done or ("init" in record.held and _readable(record.held["init"])):
+            self._drop(record)
+        elif any(name not in record.held for name in NEEDED):
+            log.error("container %s: its worker (pid %d) was killed, and nobody else has %s", record.name, record.pid, list(record.held))
             self._drop(record)
         else:
             log.warning("container %s: its worker (pid %d) was killed: another goes on", record.name, record.pid)
@@ -324,7 +341,13 @@ class Supervisor:
                 wire.send(sock, {"op": "retire"})
             sock.close()
             return
-        self._attach(record, sock, message["pid"])
+        try:
+            self._attach(record, sock, message["pid"], os.pidfd_open(message["pid"]))
+        except ProcessLookupError:
+            record.sock = sock
+            self._watch(sock.fileno(), lambda: self._heard(record, sock))
+            self._hear_out(record, sock)
+            return
         if message["version"] != VERSION:
             log.info("container %s: its worker is of version %s: another goes on", record.name, message["version"])
             with suppress(OSError):

@@ -418,6 +418,7 @@ class Worker:
 
     def _in_child(self, work: Callable[[], None], failed: Callable[[OSError], None], done: Callable[[], None] = lambda: None) -> NoReturn:
         try:
+            os.close(self.held["fuse"])  # were it ours too, a wait for an answer would not end with the last one who could give it
             try:
                 work()
             except OSError as error:

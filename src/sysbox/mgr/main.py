@@ -85,7 +85,7 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
         watch.close()
         namespaces.close()
         store.close()
-        for name in (path, pid_file):
+        for name in (path, pid_file, daemon.managed(pid_file)):
             with suppress(FileNotFoundError):
                 os.unlink(name)
         os.close(stop)

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 SOCKET = "/run/sysbox/sysfs.sock"
 LOG = "/var/log/sysbox-fs.log"
-PATIENCE = 30.0  # seconds in which there must be an answer
-PAUSE = 0.02
+PATIENCE, PAUSE = manager.PATIENCE, manager.PAUSE
 UNKNOWN, RETURN = 4003, 1.0  # what a new supervisor says until, after as many seconds at most, all workers have come back to it
 TREES = ("/proc", "/sys")
 ALLOWED = {"remounts": False, "unmounts": True}  # what root of a container may do with its first, immutable, mounts
@@ -56,7 +55,7 @@ def _once(message: dict[str, Any], fds: list[int]) -> tuple[dict[str, Any], list
     except OSError as error:
         if error.errno not in (ENOENT, ECONNREFUSED):
             raise
-        manager.start("sysbox-fs", LOG)
+        manager.start("sysbox-fs", LOG, SOCKET)
         sock = wire.connect(SOCKET)
     try:
         wire.send(sock, {"v": wire.VERSION, **message}, fds)

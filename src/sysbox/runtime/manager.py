@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posix
 import sys
+import time
 from errno import ECONNREFUSED, ENOENT
 
 from sysbox.errors import Failure, reason
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from _socket import socket
     from typing import Any
 
+PATIENCE = 30.0  # seconds in which there must be an answer
+PAUSE = 0.02
 LOG = "/var/log/sysbox-mgr.log"
 
 
@@ -24,7 +27,7 @@ def ask(message: dict[str, Any], fds: list[int] | None = None) -> socket:
     except OSError as error:
         if error.errno not in (ENOENT, ECONNREFUSED):
             raise Failure(1003, f"cannot reach sysbox-mgr at {wire.SOCKET}: {reason(error)}", "run as root") from error
-        start("sysbox-mgr", LOG)
+        start("sysbox-mgr", LOG, wire.SOCKET)
         try:
             sock = wire.connect(wire.SOCKET)
         except OSError as again:
@@ -55,8 +58,21 @@ def answer(sock: socket) -> tuple[dict[str, Any], list[int]]:
     return reply, fds
 
 
-def start(name: str, log: str) -> None:
-    """Start the daemon that lies beside us; fine when another does so at the same time. Raises Failure 1003."""
+def start(name: str, log: str, socket_path: str) -> None:
+    """Start the daemon that lies beside us; fine when another does so at the same time. Raises Failure 1003.
+
+    If a service manager has started it and will again, wait for that: it alone gives it what it held.
+    """
+    end = time.monotonic() + PATIENCE
+    while posix.access(socket_path.removesuffix(".sock") + ".managed", posix.F_OK):
+        try:
+            wire.connect(socket_path).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise Failure(1003, f"{name} has ended, and is not started again: {reason(error)}", f"systemctl restart {name}") from error
+            time.sleep(PAUSE)
+        else:
+            return
     program = f"{_real(sys.argv[0]).rpartition('/')[0] or '.'}/{name}"
     told, tell_ = posix.pipe2(posix.O_CLOEXEC)
     null = posix.open("/dev/null", posix.O_RDWR | posix.O_CLOEXEC)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NOTIF = Struct("<QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, six arguments
+BEFORE = 112  # in a slot, see slots.py: what was mounted at the target when work began
 PATH_MAX = 4096
 NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
 CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
@@ -29,7 +30,7 @@ MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd)(
 
 
 class Call(NamedTuple):
-    """One trapped system call. ``listener``: the descriptor to answer on."""
+    """One trapped system call. ``listener``: the descriptor to answer on; ``again``: somebody who was killed had begun with it."""
 
     listener: int
     id: int
@@ -37,6 +38,7 @@ class Call(NamedTuple):
     name: str
     arch: int
     args: tuple[int, ...]
+    again: bool = False
 
     def text(self, index: int, size: int = PATH_MAX) -> str:
         """Read the string that an argument points to; NULL is "". Raises OSError EFAULT, ENAMETOOLONG."""
@@ -96,7 +98,7 @@ def decode(listener: int, slot: memoryview) -> Call:
     id_, pid, _, number, arch, _, *args = NOTIF.unpack_from(slot)
     if arch == traps.I386:
         args = [one & 0xFFFFFFFF for one in args]
-    return Call(listener, id_, pid, traps.NAMES.get(arch, {}).get(number, ""), arch, tuple(args))
+    return Call(listener, id_, pid, traps.NAMES.get(arch, {}).get(number, ""), arch, tuple(args), any(slot[BEFORE : BEFORE + 8]))
 
 
 class Place:

@@ -137,7 +137,8 @@ def _overlay(call: Call, slot: Slot, source: str, target: str, flags: int, data:
     [(at, path)] = place.join(target)
     if not place.same_user and "userxattr" not in data.split(","):
         data = f"{data},userxattr"
-    k.mount(source or None, relative(at, path), "overlay", flags, data)
+    if not slot.done(number_at(at, path, place.proc)):
+        k.mount(source or None, relative(at, path), "overlay", flags, data)
     call.answer(0)
 
 
@@ -147,7 +148,8 @@ def _networked(call: Call, slot: Slot, kind: str, source: str, target: str, flag
     if not place.able(CAP_SYS_ADMIN):
         raise PermissionError(EPERM, "CAP_SYS_ADMIN is missing")
     [(at, path)] = place.join(target, privileged=True)
-    k.mount(source or None, relative(at, path), kind, flags | k.MS_NODEV | k.MS_NOSUID, data or None)
+    if not slot.done(number_at(at, path, place.proc)):
+        k.mount(source or None, relative(at, path), kind, flags | k.MS_NODEV | k.MS_NOSUID, data or None)
     call.answer(0)
 
 
@@ -176,12 +178,21 @@ def mount_id(fd: int, proc: int | None = None) -> int:
         return int(next(line for line in file if line.startswith("mnt_id:")).split()[1])
 
 
+def number_at(at: int, path: str, proc: int, nofollow: int = 0) -> int:
+    """Return the number of the mount to which (descriptor, path) leads. Raises OSError."""
+    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
+    try:
+        return mount_id(fd, proc)
+    finally:
+        os.close(fd)
+
+
 def _bind(call: Call, flags: int) -> Work | None:
     """Bind with all that is mounted below if the source is the root of a proc or sysfs: its locked parts would make it fail."""
     source = call.text(0)
     if not flags & k.MS_REC and is_root(call.pid, source):
         target = call.text(1)
-        return lambda slot: _bind_tree(call, source, target)
+        return lambda slot: _bind_tree(call, slot, source, target)
     call.answer(0, go_on=True)
     return None
 
@@ -210,7 +221,7 @@ def is_root(pid: int, path: str) -> bool:
             os.close(fd)
 
 
-def _bind_tree(call: Call, source: str, target: str) -> None:
+def _bind_tree(call: Call, slot: Slot, source: str, target: str) -> None:
     place = Place(call)
     every = mounts(call.pid)
     (at, path), (to, there) = place.join(source, target)
@@ -218,6 +229,7 @@ def _bind_tree(call: Call, source: str, target: str) -> None:
     if fd < 0:
         call.answer(0, go_on=True)
         return
+    slot.note_mount(fd, place.proc)
     try:
         k.move_mount(fd, "", to, there, FOLLOW | (0 if there else k.MOVE_MOUNT_T_EMPTY_PATH))
     except OSError as error:
@@ -240,22 +252,22 @@ def open_tree(place: Place, every: list[dict[str, Any]], at: int, path: str) -> 
 def umount(call: Call, container: dict[str, Any], __: object) -> Work | None:
     """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
     target = call.text(0)
-    if not is_root(call.pid, target):
+    if not call.again and not is_root(call.pid, target):
         call.answer(0, go_on=True)
         return None
     flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-    return lambda slot: _umount(call, container, target, flags)
+    return lambda slot: _umount(call, slot, container, target, flags)
 
 
-def _umount(call: Call, container: dict[str, Any], target: str, flags: int) -> None:
+def _umount(call: Call, slot: Slot, container: dict[str, Any], target: str, flags: int) -> None:
     place = Place(call)
     every = mounts(call.pid)
     initial = _initial(int(container["pid"]))
     [(at, path)] = place.join(target)
-    nofollow = os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0
-    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
-    number = mount_id(fd, place.proc)
-    os.close(fd)
+    number = number_at(at, path, place.proc, os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0)
+    if slot.done(number):
+        call.answer(0)
+        return
     me = next((one for one in every if one["id"] == number), None)
     below = [one for one in every if one["parent"] == number]
     if me is None or me["type"] not in TREES or me["root"] != "/" or not below:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sysbox.fs.memory import SLOT_COUNT, identity
+from sysbox.fs.trap.caller import BEFORE
 from sysbox.fs.trap.mount import mount_id, mounts
 
 if TYPE_CHECKING:
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
     from sysbox.fs.memory import Memory
 
-# offsets behind struct seccomp_notif: the listener's number, the mount that the call makes, the child that acts
+# offsets behind struct seccomp_notif: the listener's number, the mount that the call makes, the child that acts; then BEFORE
 _LISTENER, _MOUNT, _CHILD, _STARTED = 80, 88, 96, 104
 
 
@@ -69,9 +70,18 @@ class Slot:
         pid = self._get(_CHILD)
         return pid if pid and identity(pid) == (pid, self._get(_STARTED)) else 0
 
-    def note_mount(self, fd: int) -> None:
-        """Write down the mount that is about to be put into its place."""
-        self._set(_MOUNT, mount_id(fd))
+    def note_mount(self, fd: int, proc: int | None = None) -> None:
+        """Write down the mount that is about to be put into its place; ``proc``: a descriptor of the host's /proc."""
+        self._set(_MOUNT, mount_id(fd, proc))
+
+    def done(self, number: int) -> bool:
+        """Say whether a predecessor that was killed has mounted or unmounted already: there was another mount at the target before.
+
+        ``number``: of the mount that is there now.
+        """
+        before = self._get(BEFORE)
+        self._set(BEFORE, number)
+        return before not in (0, number)
 
     def mounted(self, pid: int) -> bool:
         """Say whether that mount has got into the caller's mount namespace."""
