@@ -362,7 +362,7 @@ def test_a_service_manager_may_hold_everything(bundle: Bundle, tmp_path: Path) -
             os.kill(pid, 9)
         child.wait()
         wait_for(lambda: processes() == [])
-        command = [RUNTIME, "--root", bundle.root, "exec", bundle.name, "cat", "/proc/sys/kernel/panic"]
+        command = [RUNTIME, "--root", str(bundle.root), "exec", bundle.name, "cat", "/proc/sys/kernel/panic"]
         reader = subprocess.Popen(command, stdout=subprocess.PIPE)  # does not start another: systemd is about to
         time.sleep(0.2)
         child = start()
