@@ -4,7 +4,8 @@ usage: bench.py [--rounds N] [--only NAME[,NAME...]] [--json FILE]
 
 Raw: run, create, start, state, exec, kill, delete -f of a bundle with user namespace, network, limits, mounts and a seccomp profile.
 cpu: user and system time of all processes of a run. 100th: a create when 99 containers run. memory: the manager's own, in MiB (PSS).
-Docker: docker run --rm and docker exec, with a dockerd of its own. Absolute times depend on the machine; ratios count.
+Docker: docker run --rm and docker exec, with a dockerd of its own. Inside: see inside.py.
+Absolute times depend on the machine; ratios count.
 """
 
 import argparse
@@ -243,7 +244,7 @@ def main() -> None:
     """Measure what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--only", default="raw,crowd,docker", help="of raw, crowd, docker")
+    parser.add_argument("--only", default="raw,crowd,docker,inside", help="of raw, crowd, docker, inside")
     parser.add_argument("--json", help="write all values there")
     chosen = parser.parse_args()
     if os.geteuid():
@@ -251,6 +252,7 @@ def main() -> None:
     times: Times = {}
     facts: dict[str, float] = {}
     kinds = chosen.only.split(",")
+    lines: list[str] = []
     directory = Path(tempfile.mkdtemp(prefix="bench-", dir="/var/tmp"))
     directory.chmod(0o755)
     try:
@@ -260,10 +262,15 @@ def main() -> None:
             crowd(calls, directory, times, facts)
         if "docker" in kinds:
             docker(chosen.rounds, directory, times)
+        if "inside" in kinds:
+            from bench import inside
+
+            lines = inside.run(calls, bundle, directory)
     finally:
         progress("")
         shutil.rmtree(directory, ignore_errors=True)
     table(times, facts)
+    print(*lines, sep="\n")
     if chosen.json:
         Path(chosen.json).write_text(
             json.dumps({"times": {" / ".join(key): values for key, values in times.items()}, "facts": facts}, indent=1)
