@@ -139,11 +139,16 @@ class Container:
 
     def inside(self, kind: str, action: Callable[[], str]) -> str:
         """Act in a namespace of the process that asks."""
-        fd = self._open(kind)
         try:
-            self._enter(kind, fd)
-        finally:
-            os.close(fd)
+            there = os.stat(f"/proc/{self.pid}/ns/{kind}").st_ino == self.here[kind]
+        except OSError:
+            there = False
+        if not there:
+            fd = self._open(kind)
+            try:
+                self._enter(kind, fd)
+            finally:
+                os.close(fd)
         return action()
 
     def native(self, value: str | None = None) -> str:

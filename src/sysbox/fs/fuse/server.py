@@ -54,6 +54,7 @@ class Server:
         self.buffer = buffer
         self.node = node
         self.forget = forget
+        self.seen = (0, 0, -1)  # the last read: nodeid, pid, where it ended
         self.settled = True  # owners of directories will not change any more
         self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
 
@@ -153,7 +154,8 @@ class Server:
 
     def _open(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        node.owner(pid)  # some know their mode by then only
+        if not node.mode:
+            node.owner(pid)  # some know their mode by then only
         wants = p.OPEN_IN.unpack_from(body)[0] & os.O_ACCMODE
         if wants != os.O_RDONLY and not node.mode & 0o222:
             raise OSError(EACCES, "read only, for those too who may write everywhere")
@@ -166,7 +168,11 @@ class Server:
         node = self.node(nodeid)
         if node.mode & S_IFMT == S_IFDIR:
             raise OSError(EISDIR, "a directory")
-        return node.read(pid)[offset : offset + size]
+        if offset and self.seen == (nodeid, pid, offset):
+            return b""  # who has got all that there was looks whether there is more
+        data = node.read(pid)
+        self.seen = (nodeid, pid, len(data) if offset + size >= len(data) else -1)
+        return data[offset : offset + size]
 
     def _write(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         _, offset, size, _, _, flags, _ = p.WRITE_IN.unpack_from(body)
