@@ -230,15 +230,17 @@ def test_two_deletes_and_an_exec_at_once(bundle: Bundle) -> None:
 
 @sysbox_only
 def test_twenty_at_once_have_twenty_ranges(tmp_path: Path) -> None:
-    def one(number: int) -> str:
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        with made(directory) as bundle:
-            bundle.sh("cat /proc/self/uid_map; sleep 1")
-            return bundle.good()
+    def started(bundle: Bundle) -> str:
+        bundle.sh("sleep 1000").start()
+        return bundle.inside("cat /proc/self/uid_map")
 
-    with ThreadPoolExecutor(20) as pool:
-        maps = list(pool.map(one, range(20)))
+    with contextlib.ExitStack() as stack:
+        bundles = []
+        for number in range(20):
+            (tmp_path / str(number)).mkdir()
+            bundles.append(stack.enter_context(made(tmp_path / str(number))))
+        with ThreadPoolExecutor(20) as pool:
+            maps = list(pool.map(started, bundles))
     assert len(set(maps)) == 20
 
 
