@@ -1,14 +1,15 @@
 """What one container's worker knows, in memory that it shares with nobody but its successor.
 
 A memfd of fixed layout: who serves, the request of /dev/fuse in hand, the trapped system calls in hand, the container's description
-(written once) and its values (written in turn to one of two places, of which a number says which is good). So a worker may be killed
-between any two instructions, and the next one goes on where it was.
+(written once), its values (written in turn to one of two places, of which a number says which is good), and the path of each nodeid
+that the kernel may know. So a worker may be killed between any two instructions, and the next one goes on where it was.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+from errno import ENOSPC
 from struct import Struct
 from typing import Any
 
@@ -21,8 +22,10 @@ FUSE = 4096
 SLOTS, SLOT, SLOT_COUNT = 16384, 128, 64  # the first 80 bytes of a slot are a struct seccomp_notif
 DESCRIPTION, DESCRIPTION_ROOM = 32768, 98304
 VALUES, VALUES_ROOM = DESCRIPTION + DESCRIPTION_ROOM, 262144
-SIZE = VALUES + 2 * VALUES_ROOM
+PATHS, PATH, PATH_COUNT = VALUES + 2 * VALUES_ROOM, 128, 32768
+SIZE = PATHS + PATH_COUNT * PATH
 _WHICH = 64  # where the number of the good values is
+_KNOWN = 72  # where the number of paths is
 
 
 class Memory:
@@ -56,7 +59,7 @@ class Memory:
     def _write(self, at: int, room: int, value: object) -> None:
         text = dumps(value).encode()
         if len(text) > room - 4:
-            raise OSError(28, "no room for more")  # ENOSPC
+            raise OSError(ENOSPC, "no room for more")
         self.view[at + 4 : at + 4 + len(text)] = text
         self.view[at : at + 4] = len(text).to_bytes(4, "little")
 
@@ -80,12 +83,30 @@ class Memory:
         self._write(VALUES + other * VALUES_ROOM, VALUES_ROOM, value)
         self.view[_WHICH] = other
 
+    @property
+    def paths(self) -> list[str]:
+        """The path of each nodeid, "" where one was forgotten: read once at the worker's start."""
+        found = []
+        for at in range(PATHS, PATHS + PATH * int.from_bytes(self.view[_KNOWN : _KNOWN + 4], "little"), PATH):
+            found.append(bytes(self.view[at + 1 : at + 1 + self.view[at]]).decode("utf-8", "surrogateescape"))
+        return found
 
-def fresh(values: str) -> int:
-    """Make the memory of a new worker, with its first values as JSON. Raises OSError."""
+    def name(self, index: int, path: str) -> None:
+        """Write one of the paths, before the kernel hears of its nodeid. Raises OSError ENOSPC."""
+        text, at = path.encode("utf-8", "surrogateescape"), PATHS + index * PATH
+        if len(text) >= PATH or index >= PATH_COUNT:
+            raise OSError(ENOSPC, "no room for more paths", path)
+        self.view[at : at + 1 + len(text)] = bytes((len(text),)) + text
+        if index >= int.from_bytes(self.view[_KNOWN : _KNOWN + 4], "little"):
+            self.view[_KNOWN : _KNOWN + 4] = (index + 1).to_bytes(4, "little")
+
+
+def fresh(paths: list[str]) -> int:
+    """Make the memory of a new worker, with the first paths. Raises OSError."""
     fd = os.memfd_create("sysbox-fs", os.MFD_CLOEXEC)
     os.ftruncate(fd, SIZE)
-    os.pwrite(fd, len(values).to_bytes(4, "little") + values.encode(), VALUES)
+    os.pwrite(fd, b"".join((bytes((len(path),)) + path.encode()).ljust(PATH, b"\0") for path in paths), PATHS)
+    os.pwrite(fd, len(paths).to_bytes(4, "little"), _KNOWN)
     return fd
 
 

@@ -16,7 +16,7 @@ from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import memory, worker
-from sysbox.fs.emulate.nodes import INITIAL
+from sysbox.fs.emulate.nodes import NODES
 from sysbox.linux import _kernel as k
 from sysbox.linux import mountinfo
 from sysbox.linux.jsons import dumps
@@ -162,7 +162,7 @@ class Supervisor:
 
     def _prepare_spare(self) -> None:
         self.spare = Record()
-        self.spare.held["memory"] = memory.fresh(INITIAL)
+        self.spare.held["memory"] = memory.fresh(NODES)
         self._fork(self.spare)
 
     def _fork(self, record: Record) -> None:

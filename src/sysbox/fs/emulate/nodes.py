@@ -12,9 +12,8 @@ from errno import ENOENT
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sysbox.fs.emulate.tables import ADDED, MIRRORS, ROWS, mirror_of
+from sysbox.fs.emulate.tables import ADDED, BELOW, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
-from sysbox.linux.jsons import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,6 @@ READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 NODES = [*ROWS, *MIRRORS]
-INITIAL = dumps({"values": {}, "nodes": NODES})  # what a container begins with
 
 
 def entry(path: str) -> str:
@@ -75,18 +73,19 @@ class Container:
         self.asking = asking
         self.container = memory.description
         self.kept = memory.values
-        self.values: dict[str, str] = self.kept["values"]
-        self.paths: list[str] = self.kept["nodes"]  # "" where one was forgotten
+        self.values: dict[str, str] = self.kept.setdefault("values", {})
+        self.paths = memory.paths
         self.nodes: dict[int, _Node] = {}  # those that last
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
         self.path, self.pid = "", 0
         if self.paths[: len(ROWS) + len(MIRRORS)] != NODES:  # those of a predecessor of another version
-            new = [path for path in NODES if path not in self.paths]
-            self.paths += new
-            memory.values = self.kept
-        self.ids = {path: FIRST + index for index, path in enumerate(self.paths)}
+            for path in [path for path in NODES if path not in self.paths]:
+                memory.name(len(self.paths), path)
+                self.paths.append(path)
+        self.ids = {path: FIRST + index for index, path in enumerate(self.paths) if path}
+        self.free = [index for index, path in enumerate(self.paths) if not path]
 
     def describe(self, container: dict[str, Any]) -> None:
         """Become this container's."""
@@ -186,15 +185,14 @@ class Container:
         """Return the nodeid of a path below a mirror for one more lookup, a new one if need be."""
         nodeid = self.ids.get(path)
         if nodeid is None:
-            try:
-                index = self.paths.index("")
-                self.paths[index] = path
-            except ValueError:
-                index = len(self.paths)
+            index = self.free[-1] if self.free else len(self.paths)
+            self.memory.name(index, path)
+            if self.free:
+                self.paths[self.free.pop()] = path
+            else:
                 self.paths.append(path)
             nodeid = self.ids[path] = FIRST + index
             self.lookups[nodeid] = 0
-            self.memory.values = self.kept
         if nodeid in self.lookups:
             self.lookups[nodeid] += 1
         return nodeid
@@ -205,9 +203,11 @@ class Container:
             self.lookups[nodeid] -= count
             if self.lookups[nodeid] <= 0:
                 self.nodes.pop(nodeid, None)
-                del self.lookups[nodeid], self.ids[self.paths[nodeid - FIRST]]
-                self.paths[nodeid - FIRST] = ""
-                self.memory.values = self.kept
+                index = nodeid - FIRST
+                del self.lookups[nodeid], self.ids[self.paths[index]]
+                self.memory.name(index, "")
+                self.paths[index] = ""
+                self.free.append(index)
 
     def node(self, nodeid: int) -> _Node:
         """Return what a nodeid stands for. Raises OSError ENOENT."""
@@ -296,6 +296,10 @@ class _Emulated(_Node):
 class _Mirror(_Node):
     """A directory as the kernel has it in the network namespace of the process that asks, and the rows that belong in it."""
 
+    def __init__(self, container: Container, path: str, mode: int) -> None:
+        super().__init__(container, path, mode)
+        self.added = BELOW.get(path, frozenset())
+
     def _native(self, pid: int) -> list[str]:
         self.of.pid = pid
         try:
@@ -303,21 +307,15 @@ class _Mirror(_Node):
         except OSError:
             return []
 
-    def _added(self) -> set[str]:
-        here = self.path + "/"
-        return {path[len(here) :] for path in (*ROWS, *ADDED) if path.rpartition("/")[0] == self.path and _is_added(path)}
-
     def find(self, name: str, pid: int) -> int:
-        if name not in self._added() and name not in self._native(pid):
-            raise OSError(ENOENT, "the kernel has no such file", name)
-        return self.of.identify(f"{self.path}/{name}")
+        path = f"{self.path}/{name}"
+        if name not in self.added:
+            self.of.pid = pid
+            self.of.inside("net", lambda: os.lstat(path) and "")
+        return self.of.identify(path)
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
-        return [(name, UNKNOWN, 0) for name in sorted({*self._native(pid), *self._added()} - {""})]
-
-
-def _is_added(path: str) -> bool:
-    return path in ADDED or ROWS[path].always
+        return [(name, UNKNOWN, 0) for name in sorted({*self._native(pid), *self.added} - {""})]
 
 
 class _Native(_Mirror):

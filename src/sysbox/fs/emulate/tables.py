@@ -13,6 +13,11 @@ MIRRORS = ("/proc/sys/net",)
 _ADDED = [path for path, row in net.ROWS.items() if row.always]
 # directories below them that may be missing there
 ADDED = tuple(sorted({path.rpartition("/")[0] for path in _ADDED} - set(MIRRORS)))
+# names in a directory of a mirror that are there whatever the kernel has
+BELOW: dict[str, frozenset[str]] = {}
+for _path in (*ADDED, *_ADDED):
+    _directory, _, _name = _path.rpartition("/")
+    BELOW[_directory] = BELOW.get(_directory, frozenset()) | {_name}
 
 
 def mirror_of(path: str) -> str:
