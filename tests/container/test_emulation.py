@@ -50,8 +50,8 @@ def test_a_row(bundle: Bundle, path: str) -> None:
         assert not Path(path).exists() or path.startswith("/proc/sys/net"), "the host has it, the container has not"
         assert not row.always
         return
-    native = path == "/proc/sys/net/core/somaxconn" or bundle.inside(f"stat -c %s {path}").strip() == "0"
-    mode, uid, gid = bundle.inside(f"stat -c '%a %u %g' {path}").split()
+    native = path == "/proc/sys/net/core/somaxconn" or bundle.inside(f"stat -Lc %s {path}").strip() == "0"
+    mode, uid, gid = bundle.inside(f"stat -Lc '%a %u %g' {path}").split()
     if not native:
         assert (mode, uid, gid) == (f"{row.mode:o}", "0", "0")
     before, read = host(path), bundle.inside(f"cat {path}")
@@ -91,7 +91,7 @@ def test_the_time_since_the_container_was_created(bundle: Bundle) -> None:
 def test_nothing_stands_open_that_is_nobodys(bundle: Bundle) -> None:
     """What root inside may open for writing belongs to it: a write to anything else fails as on a host without that right."""
     running(bundle)
-    script = "find /proc/sys -type f -user 65534 | while read f; do ( : >> $f ) 2>/dev/null && echo $f; done; true"
+    script = "find -L /proc/sys -type f -user 65534 | while read f; do ( : >> $f ) 2>/dev/null && echo $f; done; true"
     own = ("/proc/sys/user/", "/proc/sys/kernel/ns_last_pid")  # the kernel has these per namespace, and shows no owner
     assert [path for path in bundle.inside(script).split() if not path.startswith(own)] == []
 
@@ -100,6 +100,20 @@ def test_what_is_not_emulated_is_the_kernels_own(bundle: Bundle) -> None:
     running(bundle)
     assert bundle.inside("stat -f -c %T /proc/sys/kernel/ostype /proc/sys/fs /proc/meminfo /sys/class").split()[:1] == ["proc"]
     assert bundle.inside("cat /proc/sys/kernel/ostype") == "Linux\n"
+    names = bundle.inside("find -L /proc/sys/net -type f | sort").split()
+    assert "/proc/sys/net/ipv4/conf/lo/forwarding" in names
+    assert not [name for name in names if ".kernel" in name]
+    kernels = [name for name in names if name not in ROWS]
+    assert len(kernels) > 200
+    assert set(bundle.inside(f"stat -Lfc %T {' '.join(kernels)}").split()) == {"proc"}
+
+
+def test_a_network_namespace_has_settings_of_its_own(bundle: Bundle) -> None:
+    running(bundle)
+    path = "/proc/sys/net/ipv4/ip_forward"
+    bundle.inside(f"echo 0 > {path}")
+    assert bundle.inside(f"unshare -n sh -c 'echo 1 > {path}; cat {path}'; cat {path}").split() == ["1", "0"]
+    assert bundle.inside("unshare -n ls /proc/sys/net/ipv4/conf").split() == ["all", "default", "lo"]
 
 
 @pytest.mark.parametrize("namespaces", ["", "unshare -Ur --pid --fork --ipc --uts --net"])

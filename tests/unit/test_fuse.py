@@ -61,15 +61,17 @@ def test_opcodes_are_those_of_the_kernel(tmp_path: Path) -> None:
 class File:
     """A node that holds what was written."""
 
-    mode, lasting = 0o100644, True
+    mode = 0o100644
 
     def __init__(self) -> None:
         self.value = b"old\n"
+        self.listed = False
 
     def owner(self, _: int) -> tuple[int, int]:
         return 7, 8
 
-    def find(self, *_: object) -> int:
+    def find(self, *_: object, listed: bool = False) -> int:
+        self.listed = listed
         return 2
 
     def names(self, _: int) -> list[tuple[str, int, int]]:

@@ -14,7 +14,7 @@ from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import Any
 
 from sysbox.fs.emulate.nodes import entry
-from sysbox.fs.emulate.tables import MIRRORS, ROWS, mirror_of
+from sysbox.fs.emulate.tables import KERNEL, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 from sysbox.wire import message as wire
 
@@ -111,7 +111,11 @@ def _emulate(top: str, prefix: str, container: dict[str, Any]) -> None:
             not _there(top + one[len(prefix) :]) for one, row in ROWS.items() if row.always and mirror_of(one) == path
         ):
             mirrored.append(path)
-            _bind(f"{FUSE}/{entry(path)}", top + path[len(prefix) :])
+            target = top + path[len(prefix) :]
+            native = k.open_tree(k.AT_FDCWD, target, CLONE)
+            _bind(f"{FUSE}/{entry(path)}", target)
+            k.move_mount(native, "", k.AT_FDCWD, f"{target}/{KERNEL}", k.MOVE_MOUNT_F_EMPTY_PATH)
+            os.close(native)
     for path, row in ROWS.items():
         if not path.startswith(prefix + "/") or mirror_of(path) in mirrored:
             continue
@@ -215,3 +219,5 @@ def clone(top: str) -> int:
 def look_up() -> None:
     """Have the kernel look up every row. Raises OSError."""
     os.listdir(FUSE)
+    for path in MIRRORS:
+        os.stat(f"{FUSE}/{entry(path)}/{KERNEL}")

@@ -23,7 +23,7 @@ from sysbox.fs import room, tree
 from sysbox.fs.emulate.nodes import Container
 from sysbox.fs.fuse.server import Server
 from sysbox.fs.trap import slots
-from sysbox.fs.trap.caller import NOTIF, as_process, decode
+from sysbox.fs.trap.caller import NOTIF, decode
 from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS, PLANTING, QUICK
 from sysbox.linux import _kernel as k
@@ -73,7 +73,7 @@ class Worker:
         self.memory = memories.Memory(held["memory"])
         fcntl.lockf(held["memory"], fcntl.LOCK_EX)  # until we end: a predecessor that lives after all is waited for
         self.memory.owner = memories.identity(os.getpid())
-        self.container = Container(self.memory, settings["host_sysctl"], as_process)
+        self.container = Container(self.memory, settings["host_sysctl"])
         self.fuse = Server(held["fuse"], self.memory.fuse, self.container.node, self.container.forget)
         self.fuse.settled = bool(self.name)
         self.contexts = Contexts()

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from sysbox.fs.emulate.tables import ADDED, BELOW, MIRRORS, ROWS, mirror_of
+from sysbox.fs.emulate.tables import BELOW, BRANCHES, KERNEL, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from sysbox.fs.emulate.row import Row
     from sysbox.fs.memory import Memory
 
-S_IFREG, S_IFDIR = 0o100000, 0o040000
+S_IFREG, S_IFDIR, S_IFLNK = 0o100000, 0o040000, 0o120000
 FIRST = 2  # nodeid of the first path
 UNKNOWN = 0xFFFFFFFF  # inode number in a listing of what has not been looked up: FUSE_UNKNOWN_INO
 FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
@@ -54,23 +53,13 @@ def write(path: str, value: str) -> None:
         os.close(fd)
 
 
-def is_fleeting(path: str) -> bool:
-    """Say whether a path below a mirror is about one network device, which may come and go."""
-    parts = path.split("/")
-    return any(above in ("conf", "neigh") and name not in ("all", "default", "lo") for above, name in pairwise(parts))
-
-
 class Container:
     """One container's values, and what the rows do with the host for it. It is the ``Box`` of each row in turn."""
 
-    def __init__(self, memory: Memory, policy: str, asking: Callable[[int, Callable[[], None]], None] = lambda _, action: action()) -> None:
-        """Take up what ``memory`` has.
-
-        ``policy``: "max" if the container may raise the host's limits, else "never". ``asking(pid, action)`` acts as a process.
-        """
+    def __init__(self, memory: Memory, policy: str) -> None:
+        """Take up what ``memory`` has; ``policy``: "max" if the container may raise the host's limits, else "never"."""
         self.memory = memory
         self.policy = policy
-        self.asking = asking
         self.container = memory.description
         self.kept = memory.values
         self.values: dict[str, str] = self.kept.setdefault("values", {})
@@ -211,12 +200,9 @@ class Container:
 
     def node(self, nodeid: int) -> _Node:
         """Return what a nodeid stands for. Raises OSError ENOENT."""
-        known = self.nodes.get(nodeid)
-        if known:
-            return known
-        node = self._node(nodeid)
-        if node.lasting:
-            self.nodes[nodeid] = node
+        node = self.nodes.get(nodeid)
+        if not node:
+            node = self.nodes[nodeid] = self._node(nodeid)
         return node
 
     def _node(self, nodeid: int) -> _Node:
@@ -226,17 +212,19 @@ class Container:
         row = ROWS.get(path)
         if row and not (row.native and mirror_of(path) and self._suffices(path, row)):
             return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
-        if path in MIRRORS or path in ADDED:
+        if path in MIRRORS or path in BRANCHES:
             return _Mirror(self, path, S_IFDIR | 0o555)
-        if not mirror_of(path):
+        mirror = mirror_of(path)
+        if not mirror:
             raise OSError(ENOENT, "no such node")
-        return _Native(self, path, 0)
+        below = path[len(mirror) + 1 :]
+        if below == KERNEL:
+            return _Node(self, path, S_IFDIR | 0o555)
+        return _Link(self, "../" * below.count("/") + f"{KERNEL}/{below}")
 
 
 class _Node:
     """A node at a path; by itself an empty directory of the container's root."""
-
-    lasting = True
 
     def __init__(self, container: Container, path: str, mode: int) -> None:
         self.of, self.path, self.mode = container, path, mode
@@ -245,7 +233,7 @@ class _Node:
         """Belong to the container's root."""
         return int(self.of.container.get("uid") or 0), int(self.of.container.get("gid") or 0)
 
-    def find(self, name: str, pid: int) -> int:
+    def find(self, name: str, pid: int, *, listed: bool = False) -> int:
         """Have nothing."""
         raise OSError(ENOENT, "an empty directory", name)
 
@@ -264,7 +252,7 @@ class _Node:
 class _Top(_Node):
     """The root: an entry for each row and mirror."""
 
-    def find(self, name: str, pid: int) -> int:
+    def find(self, name: str, pid: int, *, listed: bool = False) -> int:
         path = "/" + name.replace("%", "/")
         if path not in ROWS and path not in MIRRORS:
             raise OSError(ENOENT, "no such row", name)
@@ -293,12 +281,25 @@ class _Emulated(_Node):
             self.row.write(self.of, data.decode("utf-8", "replace"))
 
 
+class _Link(_Node):
+    """What is no row: a link to where the kernel's own is bound."""
+
+    def __init__(self, container: Container, target: str) -> None:
+        super().__init__(container, target, S_IFLNK | 0o777)
+        self.target = target.encode("utf-8", "surrogateescape")
+
+    def read(self, pid: int) -> bytes:
+        return self.target
+
+
 class _Mirror(_Node):
-    """A directory as the kernel has it in the network namespace of the process that asks, and the rows that belong in it."""
+    """A directory with the names that the kernel has in the network namespace of the process that asks, and those of rows besides."""
 
     def __init__(self, container: Container, path: str, mode: int) -> None:
         super().__init__(container, path, mode)
         self.added = BELOW.get(path, frozenset())
+        if path in MIRRORS:
+            self.added |= {KERNEL}
 
     def _native(self, pid: int) -> list[str]:
         self.of.pid = pid
@@ -307,40 +308,12 @@ class _Mirror(_Node):
         except OSError:
             return []
 
-    def find(self, name: str, pid: int) -> int:
+    def find(self, name: str, pid: int, *, listed: bool = False) -> int:
         path = f"{self.path}/{name}"
-        if name not in self.added:
+        if not listed and name not in self.added:
             self.of.pid = pid
             self.of.inside("net", lambda: os.lstat(path) and "")
         return self.of.identify(path)
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
-        return [(name, UNKNOWN, 0) for name in sorted({*self._native(pid), *self.added} - {""})]
-
-
-class _Native(_Mirror):
-    """A file or directory of a mirror: the kernel's, in the network namespace of the process that asks."""
-
-    def __init__(self, container: Container, path: str, mode: int) -> None:
-        super().__init__(container, path, mode)
-        self.lasting = not is_fleeting(path)
-
-    def owner(self, pid: int) -> tuple[int, int]:
-        self.of.pid = pid
-        found: list[os.stat_result] = []
-
-        def look() -> str:
-            found.append(os.stat(self.path))
-            return ""
-
-        self.of.inside("net", look)
-        self.mode = found[0].st_mode
-        return found[0].st_uid, found[0].st_gid
-
-    def read(self, pid: int) -> bytes:
-        self.of.pid = pid
-        return self.of.inside("net", lambda: read(self.path)).encode()
-
-    def write(self, data: bytes, pid: int) -> None:
-        """Write as the process that asks: some values make the kernel load modules for root of the host, or ask for a capability."""
-        self.of.asking(pid, lambda: write(self.path, data.decode("utf-8", "replace")))
+        return [(name, UNKNOWN, 0) for name in sorted({*self._native(pid), *self.added} - {"", KERNEL})]

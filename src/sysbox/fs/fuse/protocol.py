@@ -12,6 +12,7 @@ OPCODES = {
     "FORGET": 2,
     "GETATTR": 3,
     "SETATTR": 4,
+    "READLINK": 5,
     "OPEN": 14,
     "READ": 15,
     "WRITE": 16,
@@ -47,6 +48,7 @@ DIRENT = Struct("<QQII")  # ino, off, namelen, type; then the name, padded to 8 
 ROOT = 1  # nodeid
 FOPEN_DIRECT_IO = 1
 FUSE_DO_READDIRPLUS = 1 << 13
+FUSE_CACHE_SYMLINKS = 1 << 23
 FATTR_OTHER = 0b1_0011_0111  # mode, uid, gid, atime, mtime; with the two _NOW: all that is no change of size
 MAX_WRITE = 4096
 SIZE = 4096  # of every file, as far as stat(2) says

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("sysbox-fs")
-S_IFDIR, S_IFMT = 0o040000, 0o170000
+S_IFREG, S_IFDIR, S_IFMT = 0o100000, 0o040000, 0o170000
 GONE = (ENOENT, EINTR, EAGAIN)  # of a read: the request was taken back, or nothing is there
 
 
@@ -25,19 +25,18 @@ class Node(Protocol):
     """What the server asks of a file or directory."""
 
     mode: int  # of stat(2), type included
-    lasting: bool  # its attributes and the names in it never change
 
     def owner(self, pid: int) -> tuple[int, int]:
         """Return uid and gid as the host sees them."""
 
-    def find(self, name: str, pid: int) -> int:
-        """Return the nodeid of an entry. Raises OSError ENOENT."""
+    def find(self, name: str, pid: int, *, listed: bool = False) -> int:
+        """Return the nodeid of an entry; ``listed``: it is one that has just been listed. Raises OSError ENOENT."""
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
         """List a directory: name, nodeid, mode."""
 
     def read(self, pid: int) -> bytes:
-        """Return the whole content. Raises OSError."""
+        """Return the whole content, a link's target. Raises OSError."""
 
     def write(self, data: bytes, pid: int) -> None:
         """Take a value. Raises OSError."""
@@ -108,29 +107,37 @@ class Server:
         uid, gid = node.owner(pid)
         # sendfile(2) and splice(2), busybox's cat, read no more than the size says, and make it what they have read: so it is told
         # anew with each open
-        size = 0 if node.mode & S_IFMT == S_IFDIR else p.SIZE
-        return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (node.mode & S_IFMT == S_IFDIR), uid, gid, 0, 4096, 0)
+        kind = node.mode & S_IFMT
+        size = p.SIZE if kind == S_IFREG else len(node.read(pid))
+        return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (kind == S_IFDIR), uid, gid, 0, 4096, 0)
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         major, minor, readahead, offered = p.INIT_IN.unpack_from(body)
         if (major, minor) < p.KERNEL:
             raise OSError(EINVAL, "the kernel's FUSE is too old")
-        flags = offered & p.FUSE_DO_READDIRPLUS  # and not AUTO, which gives it for the first page of a directory only
+        flags = offered & (
+            p.FUSE_DO_READDIRPLUS | p.FUSE_CACHE_SYMLINKS
+        )  # and not AUTO, which gives it for the first page of a directory only
         return p.INIT_OUT.pack(p.KERNEL[0], min(minor, p.MINOR), readahead, flags, 16, 12, p.MAX_WRITE, 1, 1, 0, 0)
 
     def _lookup(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         return self._entry(self.node(nodeid), bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape"), pid)
 
-    def _entry(self, parent: Node, name: str, pid: int) -> bytes:
-        found = parent.find(name, pid)
+    def _entry(self, parent: Node, name: str, pid: int, *, listed: bool = False) -> bytes:
+        found = parent.find(name, pid, listed=listed)
         node = self.node(found)
         try:
             attr = self._attr(found, node, pid)
         except OSError:
             self.forget(found, 1)
             raise
-        valid = p.LONG if parent.lasting and node.lasting else 0
-        return p.ENTRY_OUT.pack(found, 0, valid, valid if node.mode & S_IFMT == S_IFDIR and self.settled else 0, 0, 0) + attr
+        return p.ENTRY_OUT.pack(found, 0, p.LONG, self._valid(node), 0, 0) + attr
+
+    def _valid(self, node: Node) -> int:
+        return p.LONG if node.mode & S_IFMT != S_IFREG and self.settled else 0
+
+    def _readlink(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        return self.node(nodeid).read(pid)
 
     def _forget(self, nodeid: int, body: memoryview, pid: int) -> None:
         self.forget(nodeid, int.from_bytes(body[:8], "little"))
@@ -144,8 +151,7 @@ class Server:
 
     def _getattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        lasts = node.mode & S_IFMT == S_IFDIR and node.lasting and self.settled
-        return p.ATTR_OUT.pack(p.LONG if lasts else 0, 0, 0) + self._attr(nodeid, node, pid)
+        return p.ATTR_OUT.pack(self._valid(node), 0, 0) + self._attr(nodeid, node, pid)
 
     def _setattr(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         if p.SETATTR_IN.unpack_from(body)[0] & p.FATTR_OTHER:
@@ -154,8 +160,6 @@ class Server:
 
     def _open(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         node = self.node(nodeid)
-        if not node.mode:
-            node.owner(pid)  # some know their mode by then only
         wants = p.OPEN_IN.unpack_from(body)[0] & os.O_ACCMODE
         if wants != os.O_RDONLY and not node.mode & 0o222:
             raise OSError(EACCES, "read only, for those too who may write everywhere")
@@ -189,9 +193,7 @@ class Server:
     _releasedir = _destroy = _release
 
     def _opendir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        node = self.node(nodeid)
-        node.owner(pid)
-        if node.mode & S_IFMT != S_IFDIR:
+        if self.node(nodeid).mode & S_IFMT != S_IFDIR:
             raise OSError(ENOTDIR, "no directory")
         return p.OPEN_OUT.pack(0, 0, 0)
 
@@ -213,7 +215,7 @@ class Server:
                 break
             if plus:
                 try:
-                    out += bytes(extra) if index <= 2 else self._entry(node, name, pid)
+                    out += bytes(extra) if index <= 2 else self._entry(node, name, pid, listed=True)
                 except OSError:
                     out += bytes(extra)  # it is listed, and not there: whoever wants it asks
             out += entry

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from errno import EFAULT, EIO, ENAMETOOLONG
+from errno import EFAULT, ENAMETOOLONG
 from fcntl import ioctl
 from struct import Struct
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 NOTIF = Struct("<QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, six arguments
 BEFORE = 112  # in a slot, see slots.py: what was mounted at the target when work began
@@ -104,8 +101,8 @@ def decode(listener: int, slot: memoryview) -> Call:
 class Place:
     """The caller's namespaces, root, working directory and identity, opened from outside; ``join`` makes them ours."""
 
-    def __init__(self, call: Call, *, trapped: bool = True) -> None:
-        """Open them. Raises OSError: ESRCH if the caller is gone. ``trapped``: it waits for the answer to a system call."""
+    def __init__(self, call: Call) -> None:
+        """Open them. Raises OSError: ESRCH if the caller is gone."""
         self.call = call
         self.became = False
         top = f"/proc/{call.pid}"
@@ -122,7 +119,7 @@ class Place:
         self.user_number = os.fstat(self.user).st_ino
         self.same_user = self.user_number == os.stat("/proc/self/ns/user").st_ino
         self.permitted = int(_own_status()["CapPrm"], 16)
-        if trapped and not call.valid():
+        if not call.valid():
             raise ProcessLookupError(3, "the caller is gone")
 
     def owns(self, namespace: int) -> bool:
@@ -180,32 +177,6 @@ class Place:
         if not self.same_user:
             k.capset(self.permitted, self.permitted, 0)
             k.setns(self.user, k.CLONE_NEWUSER)
-
-
-def as_process(pid: int, action: Callable[[], None]) -> None:
-    """Act, in a child, in all but the mounts of a process that waits for us: with its ids, namespaces and capabilities. Raises OSError."""
-    told, tell = os.pipe2(os.O_CLOEXEC)
-    if not (k.clone3(0, -1) or (0, -1))[0]:
-        number = EIO
-        try:
-            place = Place(Call(-1, 0, pid, "", 0, ()), trapped=False)
-            place.others()
-            place.become()
-            k.capset(place.capabilities, place.capabilities, 0)
-            action()
-            number = 0
-        except OSError as error:
-            number = error.errno or EIO
-        finally:
-            os.write(tell, bytes((number,)))
-            os._exit(0)
-    os.close(tell)
-    try:
-        answer = os.read(told, 1)
-    finally:
-        os.close(told)
-    if answer != b"\0":
-        raise OSError(answer[0] if answer else EIO, "refused")
 
 
 def _own_status() -> dict[str, str]:
