@@ -1,0 +1,23 @@
+"""One boot for all tests of the guest, with the project installed by its own make install."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from guest.machine import TOP, Machine
+
+
+@pytest.fixture(scope="session")
+def guest(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    machine = Machine()
+    keep: Path | None = TOP / "build/guest-console"
+    try:
+        machine.start()
+        machine("mkdir /tmp/project && mount -o ro /dev/disk/by-id/virtio-project /tmp/project && cp -a /tmp/project /root/sysbox")
+        machine("make -C /root/sysbox install", 300)
+        yield machine
+        if not request.session.testsfailed:
+            keep = None
+    finally:
+        machine.stop(keep=keep)
