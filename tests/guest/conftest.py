@@ -1,11 +1,16 @@
 """One boot for all tests of the guest, with the project installed by its own make install."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from guest.machine import TOP, Machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")

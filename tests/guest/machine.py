@@ -104,7 +104,7 @@ class Machine:
 
     def eventually(self, text: str, seconds: float = 120) -> str:
         """Run a script in the guest until it succeeds; what it printed then."""
-        return self(f"until out=$({text}); do sleep 1; done 2>/dev/null; echo \"$out\"", seconds)
+        return self(f'until out=$({text}); do sleep 1; done 2>/dev/null; echo "$out"', seconds)
 
     def tail(self) -> str:
         return self.console.read_text(errors="replace")[-3000:] if self.console.exists() else ""

@@ -41,6 +41,10 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
     config = oci.read(f"{bundle}/config.json")
     wanted = plan.make(config, name, bundle)
     process.check(wanted["process"], "$.process")
+    if any(word.endswith(("init", "systemd")) for word in wanted["process"]["args"]):
+        from sysbox.runtime import systemd
+
+        systemd.adapt(wanted)
     for line in plan.describe(wanted) if log.debugging() else ():
         log.debug(f"plan: {line}")
     if not options.get("no-kernel-check"):
@@ -236,6 +240,7 @@ def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
         "process": wanted["process"],
         "personality": wanted["personality"],
         "knobs": wanted["knobs"],
+        "systemd": wanted["systemd"],
     }
 
 

@@ -125,6 +125,10 @@ def kill(root: str, name: str, number: int, *, everyone: bool) -> None:
             except ProcessLookupError:
                 continue
         return
+    if now.get("systemd"):
+        from sysbox.runtime import systemd
+
+        number = systemd.MEANT.get(number, number)
     try:
         pidfd = init_pidfd(now)
         try:

@@ -66,10 +66,12 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "hooks": config.get("hooks") or {},
         "annotations": config.get("annotations") or {},
         "knobs": knobs,
+        "systemd": False,  # see systemd.py
     }
 
 
-def _mount(dest: str, kind: str, source: str, flags: int, data: str = "") -> dict[str, Any]:
+def mount(dest: str, kind: str, source: str, flags: int, data: str = "") -> dict[str, Any]:
+    """Plan a mount of a file system of our own."""
     return {
         "kind": "fs",
         "dest": dest,
@@ -87,38 +89,43 @@ def _mount(dest: str, kind: str, source: str, flags: int, data: str = "") -> dic
 def mounts(config: dict[str, Any], bundle: str, *, readonly: bool) -> list[dict[str, Any]]:
     """List the mounts in the order in which they are made: ours, then those of config.json, which may not replace ours."""
     ro = k.MS_RDONLY if readonly else 0
-    dev = _mount("/dev", "tmpfs", "tmpfs", k.MS_NOSUID | k.MS_STRICTATIME, "mode=755,size=65536k")
+    dev = mount("/dev", "tmpfs", "tmpfs", k.MS_NOSUID | k.MS_STRICTATIME, "mode=755,size=65536k")
     dev["kind"] = "dev"
-    groups = _mount("/sys/fs/cgroup", "cgroup", "cgroup", SAFE | ro)
+    groups = mount("/sys/fs/cgroup", "cgroup", "cgroup", SAFE | ro)
     groups["kind"] = "cgroup"
-    plan = [_mount("/proc", "proc", "proc", SAFE), _mount("/sys", "sysfs", "sysfs", SAFE | ro), dev, groups]
+    plan = [mount("/proc", "proc", "proc", SAFE), mount("/sys", "sysfs", "sysfs", SAFE | ro), dev, groups]
     wanted = []
     for index, entry in enumerate(config.get("mounts") or ()):
         dest = files.clean(entry["destination"])
         if dest == "/":
             raise malformed(f"$.mounts[{index}].destination", "a place below /", entry["destination"])
-        mount = {**options(entry.get("options") or []), "dest": dest, "type": entry.get("type") or "", "source": entry.get("source") or ""}
-        if dest == "/dev" and mount["type"] == "tmpfs":
-            dev["data"] = mount["data"] or dev["data"]
-            dev["flags"] |= mount["flags"] & k.MS_NOEXEC
+        planned = {
+            **options(entry.get("options") or []),
+            "dest": dest,
+            "type": entry.get("type") or "",
+            "source": entry.get("source") or "",
+        }
+        if dest == "/dev" and planned["type"] == "tmpfs":
+            dev["data"] = planned["data"] or dev["data"]
+            dev["flags"] |= planned["flags"] & k.MS_NOEXEC
         if dest in ("/proc", "/sys", "/dev", "/dev/kmsg", "/sys/fs/cgroup") or dest.startswith("/sys/fs/cgroup/"):
             continue
-        if mount["flags"] & k.MS_BIND or mount["type"] == "bind":
-            mount["kind"] = "bind"
-            if not mount["source"]:
+        if planned["flags"] & k.MS_BIND or planned["type"] == "bind":
+            planned["kind"] = "bind"
+            if not planned["source"]:
                 raise malformed(f"$.mounts[{index}].source", "a path", entry.get("source"))
-            if not mount["source"].startswith("/"):
-                mount["source"] = f"{bundle}/{mount['source']}"
-            if mount["data"]:
-                raise malformed(f"$.mounts[{index}].options", "options that a bind mount knows", mount["data"])
-        elif not mount["type"]:
+            if not planned["source"].startswith("/"):
+                planned["source"] = f"{bundle}/{planned['source']}"
+            if planned["data"]:
+                raise malformed(f"$.mounts[{index}].options", "options that a bind mount knows", planned["data"])
+        elif not planned["type"]:
             raise malformed(f"$.mounts[{index}].type", "a type of file system, or the option bind", entry.get("type"))
         else:
-            mount["kind"] = "fs" if mount["type"] in OURS_TO_MOUNT else "host-fs"
-        wanted.append(mount)
+            planned["kind"] = "fs" if planned["type"] in OURS_TO_MOUNT else "host-fs"
+        wanted.append(planned)
     if readonly:
-        taken = {mount["dest"] for mount in wanted}
-        plan += [_mount(dest, "tmpfs", "tmpfs", SAFE, "mode=755,size=64m") for dest in ("/run", "/tmp") if dest not in taken]
+        taken = {planned["dest"] for planned in wanted}
+        plan += [mount(dest, "tmpfs", "tmpfs", SAFE, "mode=755,size=64m") for dest in ("/run", "/tmp") if dest not in taken]
     return plan + wanted
 
 
