@@ -276,7 +276,6 @@ def test_the_direct_way_of_the_guide(tmp_path: Path) -> None:
         (["kill", "missing", "TURM"], 1001),
         (["checkpoint", "x"], 1009),
         (["restore", "x"], 1009),
-        (["--systemd-cgroup", "create", "x"], 1009),
         (["create", "--nope", "x"], 1001),
         (["create", "-b", "/no/such", "x"], 1010),
     ],

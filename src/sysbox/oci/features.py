@@ -33,7 +33,7 @@ def text() -> str:
         "linux": {
             "namespaces": sorted(KINDS),
             "capabilities": [f"CAP_{name}" for name in CAPABILITIES],
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": True},
+            "cgroup": {"v1": True, "v2": True, "systemd": True, "systemdUser": False, "rdma": True},
             "seccomp": seccomp,
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},

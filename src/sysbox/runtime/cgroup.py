@@ -89,6 +89,12 @@ def make(groups: dict[str, Any]) -> list[str]:
     return made
 
 
+def settle(groups: dict[str, Any]) -> None:
+    """Move whoever is in a cgroup of v2 into its leaf: only leaves may have processes. Raises OSError."""
+    for pid in _text(f"{groups['v2']}/cgroup.procs").split():
+        files.write(f"{groups['v2']}/{LEAF}/cgroup.procs", pid)
+
+
 def _mkdir(path: str, made: list[str]) -> list[str]:
     """Make a directory and its parents; return the new ones, outermost first."""
     try:

@@ -98,6 +98,10 @@ def _update(root: str, rest: list[str]) -> int:
         now = state.load(root, name)
         if not state.alive(now):
             raise lifecycle.not_running(name)
+        if now.get("scope"):
+            from sysbox.runtime import scope
+
+            scope.update(now["scope"], resources)
         cgroup.limit(now["cgroup"], resources, fresh=False)
     finally:
         posix.close(directory)

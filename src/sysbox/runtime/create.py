@@ -45,6 +45,11 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
         from sysbox.runtime import systemd
 
         systemd.adapt(wanted)
+    if options.get("systemd-cgroup"):
+        from sysbox.runtime import scope
+
+        wanted["scope"] = scope.parse(config["linux"].get("cgroupsPath") or "", name)
+        wanted["cgroup"] = wanted["scope"]["path"]
     for line in plan.describe(wanted) if log.debugging() else ():
         log.debug(f"plan: {line}")
     if not options.get("no-kernel-check"):
@@ -116,8 +121,13 @@ def _execute(
     undo.append(connection.close)
     now = _record(wanted, groups)
     state.save(directory, now)  # so that delete finds everything even if we are killed from here on
+    keeper = _scope(wanted, undo) if wanted["scope"] else None
     made = cgroup.make(groups)
     undo.append(lambda: cgroup.remove(made))
+    if keeper:
+        undo.append(keeper)
+        if not groups["v1"]:
+            cgroup.settle(groups)
     cgroup.limit(groups, wanted["resources"])
     reply, fds = manager.answer(connection)
     ids = shift.Ids(reply["uid"], reply["gid"], reply["size"], fds[0])
@@ -165,6 +175,8 @@ def _execute(
         posix.close(fd)
     try:
         _accompany(wanted, now, job["state"], channel, (pid, pidfd), ids)
+        if keeper:
+            keeper()
         _commit(connection, now, notes, mount)
         if options.get("pid-file"):
             state.write_pid(options["pid-file"], pid)
@@ -177,6 +189,14 @@ def _execute(
     channel.close()
     connection.close()
     return now
+
+
+def _scope(wanted: dict[str, Any], undo: Undo) -> Callable[[], None]:
+    from sysbox.runtime import scope
+
+    keeper = scope.start(wanted["scope"], wanted["resources"])
+    undo.append(keeper)
+    return keeper
 
 
 def _accompany(
@@ -241,6 +261,7 @@ def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
         "personality": wanted["personality"],
         "knobs": wanted["knobs"],
         "systemd": wanted["systemd"],
+        "scope": wanted["scope"] and wanted["scope"]["unit"],
     }
 
 

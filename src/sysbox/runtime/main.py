@@ -73,8 +73,6 @@ def _dispatch(command: str, options: dict[str, Any], argv: list[str]) -> int:
         return commands.plain(command, chosen, rest, wants_help=bool(options.get("help") or chosen.get("help")))
     if command in ("checkpoint", "restore"):
         raise Failure(1009, f"{command} is not supported: a system container cannot be frozen to disk", "docker commit, or docker pause")
-    if options.get("systemd-cgroup"):
-        raise Failure(1009, "--systemd-cgroup is not supported yet", "the cgroupfs driver: in Docker, native.cgroupdriver=cgroupfs")
     if posix.geteuid():
         raise Failure(1002, "only root can run system containers", f"sudo sysbox-runc {command} ...")
     if (command in ARGUMENTS and len(rest) != ARGUMENTS[command]) or (not rest and command != "list"):
@@ -82,7 +80,8 @@ def _dispatch(command: str, options: dict[str, Any], argv: list[str]) -> int:
     root = options.get("root") or ROOT
     if not root.startswith("/"):
         root = f"{posix.getcwd()}/{root}"
-    chosen["no-sysbox-fs"] = bool(options.get("no-sysbox-fs"))
+    for flag in ("no-sysbox-fs", "systemd-cgroup"):
+        chosen[flag] = bool(options.get(flag))
     return _run(command, root.rstrip("/"), chosen, rest)
 
 

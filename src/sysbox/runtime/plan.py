@@ -67,6 +67,7 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "annotations": config.get("annotations") or {},
         "knobs": knobs,
         "systemd": False,  # see systemd.py
+        "scope": None,  # see scope.py
     }
 
 

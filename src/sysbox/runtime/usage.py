@@ -32,7 +32,7 @@ OPTIONS = {
     "log-format": "text or json (default: text)",
     "no-sysbox-fs": "create: leave /proc and /sys to the kernel alone, and trap no system call",
     "debug": "log the plan and what else helps",
-    "systemd-cgroup": "not supported yet: use the cgroupfs driver",
+    "systemd-cgroup": "have systemd make the cgroup: cgroupsPath is slice:prefix:name",
     "rootless": "accepted and ignored: containers always have a user namespace",
     "criu": "accepted and ignored",
     "help": "show help",
