@@ -18,6 +18,7 @@ from sysbox.linux import _kernel as k, mountinfo
 from sysbox.runtime import rootfs, shift
 top, way, layers, extra = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 k.mount(None, "/", None, k.MS_REC | k.MS_SLAVE, None)
+k.mount(None, "/", None, k.MS_REC | k.MS_SHARED, None)  # as systemd makes it
 os.chdir(top)
 os.makedirs("id/diff"); os.makedirs("id/work"); os.makedirs("id/merged"); os.makedirs("l")
 for number in range(layers):
@@ -34,6 +35,7 @@ child = os.fork()
 if not child:  # a user namespace with the ids of the container
     k.unshare(k.CLONE_NEWUSER)
     os.write(ready[1], b"1")
+    os.close(done[1])
     os.read(done[0], 1)
     os._exit(0)
 os.read(ready[0], 1)
@@ -44,6 +46,7 @@ ids = shift.Ids(FIRST, FIRST, 65536, os.open(f"/proc/{child}/ns/user", os.O_RDON
 lines = mountinfo.read()
 line = mountinfo.at(lines, top + "/id/merged")
 fd = rootfs.overlay(line, lines, ids, {}, attached=way == "attached")
+assert mountinfo.read() == lines, "it is mounted for others too"
 os.makedirs("view")
 k.move_mount(fd, "", k.AT_FDCWD, "view", k.MOVE_MOUNT_F_EMPTY_PATH)
 assert os.getcwd() == top

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 PORT = Path("/dev/virtio-ports/guest")
+SCRIPT = Path("/run/guest-script")
 
 
 def run(script: str, seconds: float) -> dict[str, object]:
     """Run a script with bash; its status (124: it took too long) and what it printed."""
+    SCRIPT.write_text(script)
     with subprocess.Popen(
-        ["/bin/bash", "-c", script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        ["/bin/bash", SCRIPT], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     ) as process:
         try:
             out, _ = process.communicate(timeout=seconds)

@@ -178,7 +178,8 @@ def _clones(layers: list[str], lines: list[str], ids: shift.Ids, fds: list[int])
 def _mapped(path: str, ids: shift.Ids) -> int:
     fd = shift.clone(path, recursive=False)
     try:
-        k.mount_setattr(fd, "", k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, 0, ids.userns)
+        # private: what is mounted on a member of a peer group, as clones are, is mounted on all of them, those of the host too
+        k.mount_setattr(fd, "", k.AT_EMPTY_PATH, k.MOUNT_ATTR_IDMAP, 0, k.MS_PRIVATE, ids.userns)
     except OSError:
         posix.close(fd)
         raise
