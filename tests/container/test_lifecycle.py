@@ -291,7 +291,7 @@ def test_errors_of_the_command_line(bundle: Bundle, words: list[str], code: int)
 def test_features_and_version(bundle: Bundle) -> None:
     document = json.loads(bundle.command("features").out)
     assert document["linux"]["mountExtensions"]["idmap"]["enabled"] is True
-    assert document["linux"]["cgroup"]["systemd"] is False
+    assert document["linux"]["cgroup"]["systemd"] is True
     assert bundle.command("--version").out.startswith("sysbox-runc version ")
     assert "create" in bundle.command("help").out
     assert "--pid-file" in bundle.command("create", "--help").out

@@ -1,0 +1,109 @@
+"""Docker as Debian installs it on a host with systemd: cgroup v2, the systemd driver, an older kernel than overlayfs wants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from guest.machine import Machine
+
+GROUP = "C=/sys/fs/cgroup/system.slice/docker-$(docker inspect -f '{{.Id}}' c1).scope"
+
+
+@pytest.fixture(scope="session")
+def docker(guest: Machine) -> Machine:
+    """The guest, its Docker with our runtime and a busybox."""
+    guest(
+        """
+        mkdir -p /etc/docker
+        echo '{"runtimes": {"sysbox-runc": {"path": "/usr/local/sbin/sysbox-runc"}}}' >/etc/docker/daemon.json
+        systemctl start docker
+        docker import -c 'CMD ["sh"]' /srv/busybox.tar busybox
+        """,
+        240,
+    )
+    return guest
+
+
+def test_the_machine_is_the_host_that_we_mean(docker: Machine) -> None:
+    assert docker("docker info -f '{{.CgroupDriver}} {{.CgroupVersion}}'") == "systemd 2"
+    assert docker("systemctl is-system-running; findmnt -no PROPAGATION /") == "running\nshared"
+
+
+def test_a_container_is_a_scope_with_limits_that_stay(docker: Machine) -> None:
+    docker("docker run -d --name c1 --runtime=sysbox-runc -m 64m --cpus 0.5 --pids-limit 50 busybox sleep 1000")
+    limits = f"{GROUP}; cat $C/memory.max $C/cpu.max $C/pids.max"
+    expected = ["67108864", "50000 100000", "50"]
+    assert docker(limits).split("\n") == expected
+    assert docker(f"systemctl daemon-reload; {limits}").split("\n") == expected
+    docker("docker update -m 128m --memory-swap 256m c1; systemctl daemon-reload")
+    assert docker(f"{GROUP}; cat $C/memory.max") == "134217728"
+    assert docker("docker exec c1 cat /proc/1/cgroup /proc/self/cgroup").splitlines()[0] == "0::/init.scope"
+    assert docker("docker exec c1 cat /sys/fs/cgroup/cgroup.controllers").split() == docker("cat /sys/fs/cgroup/cgroup.controllers").split()
+    status, said = docker.tried("docker exec c1 sh -c 'echo max >/sys/fs/cgroup/memory.max'")
+    assert status != 0, "root inside has lifted its own limit"
+    assert "denied" in said or "not permitted" in said
+    docker("docker pause c1; docker unpause c1")
+
+
+def test_nothing_is_left_of_it(docker: Machine) -> None:
+    mounts = "grep -c 'overlay' /proc/self/mountinfo || true"
+    docker("docker rm -f c1")
+    docker.eventually("! systemctl list-units --all 'docker-*.scope' --no-legend | grep .", 30)
+    assert docker("ls -d /sys/fs/cgroup/system.slice/docker-*.scope 2>/dev/null || true") == ""
+    assert docker(mounts) == "0"
+
+
+def test_more_memory_than_allowed(docker: Machine) -> None:
+    status, _ = docker.tried(
+        "docker run --name c1 --runtime=sysbox-runc -m 32m --memory-swap 32m busybox sh -c 'head -c 100m /dev/zero | tail'"
+    )
+    assert status == 137 or docker("docker inspect -f '{{.State.OOMKilled}}' c1") == "true"
+    docker("docker rm -f c1")
+
+
+BUNDLE = """
+import copy, json, os, sys
+sys.path[:0] = ["/root/sysbox/src", "/root/sysbox/tests"]
+from container.bundle import CONFIG, SAFE
+name, rootfs = sys.argv[1:]
+config = copy.deepcopy(CONFIG)
+config["process"].update(args=["/sbin/init"], env=["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
+config["root"]["path"] = rootfs
+config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*SAFE, "ro"]})
+config["linux"]["namespaces"].append({"type": "cgroup"})
+config["linux"]["cgroupsPath"] = "" if "scope" in name else "/" + name
+os.makedirs("/srv/" + name)
+json.dump(config, open("/srv/" + name + "/config.json", "w"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "rootfs", "flag"), [("debian12", "/srv/systemd", ""), ("debian13-scope", "/srv/systemd13", "--systemd-cgroup")]
+)
+def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> None:
+    """Its own cgroups are below its scope; with both drivers."""
+    run = f"sysbox-runc {flag}"
+    guest(f"cat >/root/bundle.py <<'END'\n{BUNDLE}\nEND\npython3 /root/bundle.py {name} {rootfs}")
+    guest(f"cd /srv/{name}; {run} create {name} >/tmp/log 2>&1 </dev/null || {{ cat /tmp/log; exit 1; }}; {run} start {name}")
+    try:
+        state = f"{run} exec {name} systemctl is-system-running"
+        said = guest(f"until out=$({state} 2>/dev/null); [[ $out == running || $out == degraded ]]; do sleep 1; done; echo $out", 180)
+        failed = guest(f"{run} exec {name} systemctl --failed --no-legend --plain")
+        assert said == "running" or failed.split()[0] == "systemd-modules-load.service", failed  # an image without libkmod
+        assert "system.slice" in guest(f"{run} exec {name} ls /sys/fs/cgroup")
+        guest(f"{run} exec {name} systemd-run --wait -q -p MemoryMax=30M -p TasksMax=20 true")
+        guest(f"{run} kill {name} TERM")
+        guest.eventually(f"{run} state {name} | grep stopped", 60)
+    finally:
+        guest.tried(f"{run} delete --force {name}")
+
+
+def test_apparmor_and_oom_scores(docker: Machine) -> None:
+    docker("aa-status --enabled")
+    script = "echo -999 >/proc/self/oom_score_adj && cat /proc/self/oom_score_adj"
+    assert docker(f"docker run --rm --runtime=sysbox-runc busybox sh -c '{script}'") == "-999"
+    status, _ = docker.tried("docker run --rm --runtime=sysbox-runc busybox sh -c 'echo -1000 >/proc/self/oom_score_adj'")
+    assert status != 0
