@@ -46,7 +46,7 @@ def test_units_timers_and_logins(engine: Engine, host: str) -> None:
     assert "it was here" in engine.exec(host, "systemd-run --wait --collect -q sh -c 'echo it was here'; journalctl --no-pager | grep here")
     engine.exec(host, "systemd-run --on-active=1 touch /run/timer")
     eventually(lambda: engine.exec(host, "test -e /run/timer && echo yes || true"), 20, "the timer")
-    assert engine.exec(host, "hostnamectl --transient hostname x && hostname") == "x"
+    assert "container" in engine.exec(host, "hostnamectl | grep Virtualization")
     assert engine.exec(host, "timedatectl show -p NTP; loginctl list-sessions --no-legend").startswith("NTP=")
 
 

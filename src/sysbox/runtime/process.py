@@ -10,12 +10,14 @@ from fcntl import ioctl
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.oci.capabilities import CAPABILITIES
 from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 RLIMITS = {
@@ -84,18 +86,40 @@ def from_outside(pid: int, process: dict[str, Any]) -> None:
             cause = f"cannot set {limit['type']} to {limit['soft']}:{limit['hard']}: {reason(error)}"
             raise Failure(1024, cause, "a limit not above that of the calling process") from error
     wanted = process.get("oomScoreAdj")
-    if wanted is None:
-        return
     path = f"/proc/{pid}/oom_score_adj"
     fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
     try:
-        if int(posix.read(fd, 16)) != wanted:
-            posix.write(fd, str(max(wanted, LOWEST_OOM)).encode())
+        now = int(posix.read(fd, 16))
+        aim = now if wanted is None else max(wanted, LOWEST_OOM)
+        if _allow_lowest(fd):
+            now = LOWEST_OOM
+        if now != aim:
+            _unprivileged(lambda: posix.write(fd, str(aim).encode()))
     except OSError as error:
         cause = f"cannot set oomScoreAdj to {wanted}: {reason(OSError(error.errno, f'write: {error.strerror}', path))}"
         raise Failure(1024, cause, "CAP_SYS_RESOURCE to lower it") from error
     finally:
         posix.close(fd)
+
+
+def _allow_lowest(fd: int) -> bool:
+    """Let a process choose any score from -999 on: the last that CAP_SYS_RESOURCE wrote is its lowest (fs/proc/base.c: __set_oom_adj)."""
+    try:
+        posix.write(fd, str(LOWEST_OOM).encode())
+    except OSError:
+        return False  # we have not got it ourselves
+    return True
+
+
+def _unprivileged(action: Callable[[], object]) -> None:
+    """Act without CAP_SYS_RESOURCE."""
+    lines = dict(line.split(b":\t") for line in files.read("/proc/self/status").split(b"\n") if line.startswith(b"Cap"))
+    effective, permitted, inheritable = (int(lines[name], 16) for name in (b"CapEff", b"CapPrm", b"CapInh"))
+    k.capset(effective & ~(1 << CAPABILITIES.index("SYS_RESOURCE")), permitted, inheritable)
+    try:
+        action()
+    finally:
+        k.capset(effective, permitted, inheritable)
 
 
 def keep_only(fds: list[int]) -> None:
