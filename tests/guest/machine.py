@@ -27,9 +27,8 @@ def script(*argv: str) -> str:
 class Machine:
     """One boot of a copy of the disk; nothing of it is kept."""
 
-    def __init__(self, append: str = "") -> None:
-        self.append = append
-        self.disk = Path(os.environ.get("GUEST_DISK") or script("disk"))
+    def __init__(self) -> None:
+        self.disk = Path(script("disk"))
         self.directory = Path(tempfile.mkdtemp(prefix="guest-", dir="/var/tmp"))
         self.project = Path(script("project"))
         self.console = self.directory / "console"
@@ -58,7 +57,7 @@ class Machine:
         for name, device, drive in drives:
             command += ["-drive", f"if=none,id={name},{drive}", "-device", f"{device},drive={name},serial={name}"]
         kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
-        command += ["-kernel", f"{self.disk}/vmlinuz", "-append", f"{kernel} {self.append}".strip()]
+        command += ["-kernel", f"{self.disk}/vmlinuz", "-append", kernel]
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.directory)})
         self.port = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 30

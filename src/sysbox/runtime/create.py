@@ -125,7 +125,7 @@ def _execute(
     made = cgroup.make(groups)
     undo.append(lambda: cgroup.remove(made))
     if keeper:
-        undo.append(keeper)
+        undo.append(keeper)  # once more: it must be gone before the cgroups that it is in are removed
         if not groups["v1"]:
             cgroup.settle(groups)
     cgroup.limit(groups, wanted["resources"])

@@ -90,7 +90,7 @@ def from_outside(pid: int, process: dict[str, Any]) -> None:
     fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
     try:
         now = int(posix.read(fd, 16))
-        aim = now if wanted is None else max(wanted, LOWEST_OOM)
+        aim = max(now if wanted is None else wanted, LOWEST_OOM)
         if _allow_lowest(fd):
             now = LOWEST_OOM
         if now != aim:

@@ -174,12 +174,13 @@ class Container:
         """Return the nodeid of a path below a mirror for one more lookup, a new one if need be."""
         nodeid = self.ids.get(path)
         if nodeid is None:
-            index = self.free[-1] if self.free else len(self.paths)
-            self.memory.name(index, path)
-            if self.free:
-                self.paths[self.free.pop()] = path
-            else:
-                self.paths.append(path)
+            if not self.free:
+                self.free.append(len(self.paths))
+                self.paths.append("")
+            index = self.free[-1]
+            self.memory.name(index, path)  # if there is no room, the place stays free
+            self.free.pop()
+            self.paths[index] = path
             nodeid = self.ids[path] = FIRST + index
             self.lookups[nodeid] = 0
         if nodeid in self.lookups:
