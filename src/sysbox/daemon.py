@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -95,13 +96,27 @@ def listen(path: str) -> socket.socket:
 
 
 def lock(path: str, pid_file: str) -> int:
-    """Become the one instance: the lock's descriptor, after the pid file is written. Raises Failure 3001."""
+    """Become the one instance: the lock's descriptor, after the pid file is written. Raises Failure 3001.
+
+    As a service we replace an instance that a container has started: it hands over all that it has.
+    """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise Failure(3001, f"already running as pid {_pid(pid_file)}") from None
+    end = time.monotonic() + PATIENCE
+    asked = "NOTIFY_SOCKET" not in os.environ or os.path.exists(managed(pid_file))
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = _pid(pid_file)
+            if asked and ("NOTIFY_SOCKET" not in os.environ or time.monotonic() > end):
+                os.close(lock)
+                raise Failure(3001, f"already running as pid {pid}") from None
+            if not asked and pid.isdigit():
+                asked = True
+                os.kill(int(pid), signal.SIGTERM)
+            time.sleep(0.01)
+        else:
+            break
     fresh = f"{pid_file}.new"
     with open(fresh, "w", encoding="ascii") as file:
         file.write(f"{os.getpid()}\n")
@@ -116,7 +131,7 @@ def lock(path: str, pid_file: str) -> int:
 
 
 def managed(pid_file: str) -> str:
-    """Name the file that says that a service manager starts us again when we are killed: the runtime then does not."""
+    """Name the file that says that systemd starts us, and again when we are killed: the runtime then does not."""
     return pid_file.removesuffix(".pid") + ".managed"
 
 
@@ -176,6 +191,11 @@ def reopen(log: logging.Logger) -> None:
     for handler in log.handlers:
         if isinstance(handler, logging.FileHandler):
             handler.close()
+
+
+def watchdog() -> float:
+    """Return how often, in seconds, systemd is to hear of us; 0: it does not ask. sd_watchdog_enabled(3)."""
+    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
 
 
 def notify(state: str, *fds: int) -> None:

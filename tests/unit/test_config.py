@@ -38,7 +38,7 @@ def read(tmp_path: Path, config: Any) -> dict[str, Any]:
 
 
 def test_the_example_is_accepted(tmp_path: Path) -> None:
-    made = plan.make(read(tmp_path, example()), "c1", "/bundle")
+    made = plan.make(read(tmp_path, example()), "c1", "/bundle", {})
     assert made["root"] == "/bundle/rootfs"
     assert made["namespaces"] == dict.fromkeys(("pid", "network", "ipc", "uts", "mount", "cgroup", "user", "time"), "")
     assert [mount["dest"] for mount in made["mounts"]][:4] == ["/proc", "/sys", "/dev", "/sys/fs/cgroup"]
@@ -81,7 +81,12 @@ MALFORMED = [
     ("process.env", ["SYSBOX_COLOUR=TRUE"], 1015, "SYSBOX_COLOUR is unknown"),
     ("process.env", ["SYSBOX_HONOR_CAPS=true"], 1015, "'true'"),
     ("process.env", ["SYSBOX_HONOR_CAPS"], 1015, "no value"),
-    ("process.env", ["SYSBOX_SKIP_UID_SHIFT=/a,b"], 1015, "SYSBOX_SKIP_UID_SHIFT"),
+    ("process.env", ["SYSBOX_HONOR_CAPS="], 1015, "''"),
+    ("process.env", ["SYSBOX_HONOR_CAPS=TRUE=FALSE"], 1015, "more than one ="),
+    ("process.env", ["SYSBOX_SYSCONT_MODE=no"], 1015, "SYSBOX_SYSCONT_MODE=TRUE or SYSBOX_SYSCONT_MODE=FALSE"),
+    ("process.env", ["SYSBOX_SKIP_UID_SHIFT=/a,b"], 1015, "'b' of SYSBOX_SKIP_UID_SHIFT is not absolute"),
+    ("process.env", ["SYSBOX_SKIP_UID_SHIFT=/a, /b"], 1015, "space"),
+    ("process.env", ["SYSBOX_SKIP_UID_SHIFT="], 1015, "no value"),
     ("linux.personality", {"domain": "SOLARIS"}, 1011, "$.linux.personality"),
     ("linux.intelRdt", {"closID": "x"}, 1009, "$.linux.intelRdt"),
     ("mounts", [{"destination": "/x", "options": ["bind"]}], 1011, "$.mounts[0].source"),
@@ -94,7 +99,7 @@ MALFORMED = [
 @pytest.mark.parametrize(("path", "value", "code", "said"), MALFORMED)
 def test_malformed(tmp_path: Path, path: str, value: Any, code: int, said: str) -> None:
     with pytest.raises(Failure) as caught:
-        plan.make(read(tmp_path, change(path, value)), "c1", "/bundle")
+        plan.make(read(tmp_path, change(path, value)), "c1", "/bundle", {})
     assert caught.value.code == code
     assert said in str(caught.value)
     assert caught.value.hint
@@ -140,8 +145,28 @@ def test_privileged_is_refused(tmp_path: Path) -> None:
     config["linux"].update(maskedPaths=None, readonlyPaths=None, seccomp=None)
     config["linux"]["resources"]["devices"].append({"allow": True, "access": "rwm"})
     with pytest.raises(Failure, match="--privileged") as caught:
-        read(tmp_path, config)
+        plan.make(read(tmp_path, config), "c1", "/bundle", {})
     assert caught.value.code == 1013
+    made = plan.make(read(tmp_path, config), "c1", "/bundle", {"SYSBOX_SYSCONT_MODE": False})
+    assert made["devices"] == made["resources"]["devices"] == [], "a regular one gets no device of the host"
+
+
+@pytest.mark.parametrize(
+    ("default", "env", "regular", "honor"),
+    [
+        ({}, [], False, False),
+        ({}, ["SYSBOX_SYSCONT_MODE=FALSE"], True, True),
+        ({"SYSBOX_SYSCONT_MODE": False}, [], True, True),
+        ({"SYSBOX_SYSCONT_MODE": False}, ["SYSBOX_SYSCONT_MODE=TRUE"], False, False),
+        ({"SYSBOX_HONOR_CAPS": True}, [], False, True),
+        ({"SYSBOX_HONOR_CAPS": True}, ["SYSBOX_HONOR_CAPS=FALSE"], False, False),
+    ],
+)
+def test_a_container_overrides_what_the_manager_says(tmp_path: Path, default: Any, env: list[str], *, regular: bool, honor: bool) -> None:
+    config = example()
+    config["process"]["env"] = env
+    made = plan.make(read(tmp_path, config), "c1", "/bundle", default)
+    assert (made["regular"], made["honor_caps"]) == (regular, honor)
 
 
 def mapped(uid: list[list[int]], gid: list[list[int]]) -> dict[str, Any]:
@@ -191,4 +216,4 @@ def test_random_damage_is_a_failure_or_harmless_never_a_crash(tmp_path: Path) ->
             continue
         here[key] = chance.choice(values)
         with suppress(Failure):
-            plan.make(read(tmp_path, config), "c1", "/bundle")
+            plan.make(read(tmp_path, config), "c1", "/bundle", {})

@@ -44,6 +44,7 @@ PROCESS = {
     "sysbox.oci.capabilities",
     "sysbox.oci.config",
     "sysbox.oci.schema",
+    "sysbox.runtime.apparmor",
     "sysbox.runtime.process",
     "sysbox.runtime.steps",
 }

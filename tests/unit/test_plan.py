@@ -17,7 +17,7 @@ def make(**linux: Any) -> dict[str, Any]:
     config["linux"].update(linux)
     if mounts is not None:
         config["mounts"] = mounts
-    return plan.make(config, "c1", "/bundle")
+    return plan.make(config, "c1", "/bundle", {})
 
 
 def dests(made: dict[str, Any]) -> list[str]:

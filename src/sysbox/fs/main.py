@@ -99,16 +99,16 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     stop = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.eventfd_write(stop, 1))
-    signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
     listener = socket.socket(fileno=given["listener"]) if given["listener"] >= 0 else daemon.listen(path)
     keeper = Keeper(listener, chosen, ready)
+    signal.signal(signal.SIGHUP, lambda *_: keeper.reopen())
     keeper.recover(daemon.stored())
     if chosen.keep:
         keeper.inherit(socket.socket(fileno=given["channel"]), lasting=given["listener"] >= 0)
     keeper.serve(stop)
     daemon.notify("STOPPING=1")
     log.info("Stopped: containers that run go on, and are taken over by the next instance")
-    for name in (path, pid_file, daemon.managed(pid_file)):
+    for name in (path, pid_file):
         with suppress(FileNotFoundError):
             os.unlink(name)
     os.close(lock)
@@ -126,6 +126,7 @@ class Keeper:
         self.held: dict[str, dict[str, int]] = {}
         self.channel: socket.socket | None = None
         self.child: subprocess.Popen[bytes] | None = None
+        self.unanswered = 0
 
     def recover(self, stored: list[tuple[str, int]]) -> None:
         """Take up what systemd held when no process of ours was left."""
@@ -149,20 +150,40 @@ class Keeper:
 
     def serve(self, stop: int) -> None:
         """Keep until the descriptor ``stop`` becomes readable."""
-        watchdog = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
+        watchdog = daemon.watchdog()
+        due = time.monotonic() + watchdog
         while True:
             if self.channel is None:
                 self._start()
             assert self.channel is not None  # noqa: S101 - for the type checker
-            found, _, _ = select.select([self.channel, stop], [], [], watchdog or None)
-            if watchdog:
+            found, _, _ = select.select([self.channel, stop], [], [], max(due - time.monotonic(), 0) if watchdog else None)
+            if watchdog and time.monotonic() >= due:
+                due = time.monotonic() + watchdog
                 daemon.notify("WATCHDOG=1")
+                self._check()
             if stop in found:
                 with suppress(OSError):
                     wire.send(self.channel, {"op": "stop"})
                 return
             if self.channel in found:
                 self._hear(self.channel)
+
+    def reopen(self) -> None:
+        """Open the log anew, here and in the supervisor."""
+        daemon.reopen(log)
+        if self.channel:
+            with suppress(OSError):
+                wire.send(self.channel, {"op": "reopen"})
+
+    def _check(self) -> None:
+        """See whether the supervisor still answers; if it has not twice, have it replaced."""
+        if self.unanswered > 1 and self.child:
+            log.error("the supervisor does not answer: it is killed")
+            self.child.kill()
+        elif self.channel:
+            self.unanswered += 1
+            with suppress(OSError):
+                wire.send(self.channel, {"op": "ping"})
 
     def _start(self) -> None:
         """Start a supervisor from the program on disk, which may be newer than we are, and give it everything."""
@@ -208,6 +229,8 @@ class Keeper:
             self.ready = lambda: None
             daemon.notify("READY=1")
             log.info("Ready")
+        elif operation == "pong":
+            self.unanswered = 0
         elif not message:
             self._lost(channel)
 
@@ -233,6 +256,7 @@ class Keeper:
         """Forget a supervisor that has ended; the loop starts another."""
         channel.close()
         self.channel = None
+        self.unanswered = 0
         if self.child:
             self.child.wait()
         log.warning("the supervisor has ended: another is started")

@@ -15,6 +15,7 @@ from contextlib import suppress
 from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
+from sysbox import daemon
 from sysbox.fs import memory, worker
 from sysbox.fs.emulate.nodes import NODES
 from sysbox.linux import _kernel as k
@@ -134,6 +135,12 @@ class Supervisor:
             message, _ = wire.receive(self.keeper)
         except OSError:
             message = {}
+        if message.get("op") == "ping":
+            self._tell({"op": "pong"})
+            return
+        if message.get("op") == "reopen":
+            daemon.reopen(log)
+            return
         if message.get("op") == "taken":  # another instance has the lock: the workers go there
             os._exit(1)
         if message.get("op") == "stop":

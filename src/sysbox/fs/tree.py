@@ -193,7 +193,7 @@ def _cover(top: str, prefix: str, container: dict[str, Any]) -> None:
         target = top + path[len(prefix) :]
         if path.startswith(prefix + "/") and _there(target):
             _bind(target, target)
-            k.mount_setattr(k.AT_FDCWD, target, 0, k.MOUNT_ATTR_RDONLY, 0, 0, 0)
+            k.mount_setattr(k.AT_FDCWD, target, k.AT_RECURSIVE, k.MOUNT_ATTR_RDONLY, 0, 0, 0)
 
 
 def parts(top: str) -> list[str]:

@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 log = logging.getLogger("sysbox-mgr")
+# options about all containers -> the environment variable of one container, what it does, what holds without either
+KNOBS = {
+    "honor-caps": ("SYSBOX_HONOR_CAPS", "give root inside the capabilities that its engine asks for, not all", "false"),
+    "syscont-mode": ("SYSBOX_SYSCONT_MODE", "make system containers; false: regular ones in a user namespace", "true"),
+    "ignore-sysfs-chown": ("SYSBOX_IGNORE_SYSFS_CHOWN", "let a chown of /sys inside succeed and do nothing", "false"),
+    "allow-trusted-xattr": ("SYSBOX_ALLOW_TRUSTED_XATTR", "let root inside use extended attributes trusted.overlay.*", "false"),
+}
 
 
 def options(argv: list[str]) -> argparse.Namespace:
@@ -36,6 +43,8 @@ def options(argv: list[str]) -> argparse.Namespace:
     add(
         "--subid-user", metavar="NAME", default="sysbox", help="whose ranges of /etc/subuid and /etc/subgid are given out (default: sysbox)"
     )
+    for flag, (knob, effect, otherwise) in KNOBS.items():
+        add(f"--{flag}", nargs="?", const="true", choices=("true", "false"), help=f"{effect} (default: {otherwise}; {knob} overrides it)")
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-mgr {VERSION}", help="show the version and exit")
     add("--subuid-file", default="/etc/subuid", help=argparse.SUPPRESS)
@@ -69,6 +78,7 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
         signal.signal(number, lambda *_: os.eventfd_write(stop, 1))
     signal.signal(signal.SIGHUP, lambda *_: daemon.reopen(log))
     path = f"{chosen.run_dir}/sysmgr.sock"
+    _tell_knobs(chosen)
     store = Store(chosen.data_root)
     watch, namespaces = Watch(), Namespaces()
     try:
@@ -85,9 +95,18 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
         watch.close()
         namespaces.close()
         store.close()
-        for name in (path, pid_file, daemon.managed(pid_file)):
+        for name in (path, pid_file, f"{chosen.run_dir}/knobs"):
             with suppress(FileNotFoundError):
                 os.unlink(name)
         os.close(stop)
         os.close(lock)
     return 0
+
+
+def _tell_knobs(chosen: argparse.Namespace) -> None:
+    """Write where the runtime reads it what holds for containers that set no SYSBOX_ variable themselves."""
+    values = {knob: getattr(chosen, flag.replace("-", "_")) for flag, (knob, _, _) in KNOBS.items()}
+    fresh = f"{chosen.run_dir}/knobs.new"
+    with open(fresh, "w", encoding="ascii") as file:
+        file.writelines(f"{knob}={value.upper()}\n" for knob, value in values.items() if value)
+    os.rename(fresh, fresh.removesuffix(".new"))

@@ -7,9 +7,10 @@ import os
 import select
 import socket
 from struct import unpack
-from time import sleep
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from sysbox import daemon
 from sysbox.errors import Failure
 from sysbox.linux.jsons import dumps
 from sysbox.mgr.registry import need
@@ -40,9 +41,14 @@ class Server:
         """Answer until the descriptor ``stop`` becomes readable."""
         self.poll.register(stop, select.EPOLLIN)
         self.poll.register(self.sock, select.EPOLLIN)
+        watchdog = daemon.watchdog()
+        due = 0.0
         while True:
+            if watchdog and monotonic() >= due:
+                due = monotonic() + watchdog
+                daemon.notify("WATCHDOG=1")
             idle = not (self.registry.cold or self.registry.store.dirty)
-            ready = [fd for fd, _ in self.poll.poll(None if idle else PAUSE)]
+            ready = [fd for fd, _ in self.poll.poll((watchdog / 2 or None) if idle else PAUSE)]
             if stop in ready:
                 return
             if not ready and self.registry.cold:

@@ -42,7 +42,6 @@ def read(path: str) -> dict[str, Any]:
         for index, hook in enumerate(hooks or ()):
             if not hook["path"].startswith("/"):
                 raise malformed(f"$.hooks.{name}[{index}].path", "an absolute path", hook["path"])
-    refuse_privileged(config)
     return config
 
 
@@ -89,14 +88,19 @@ def knob(entry: str) -> tuple[str, Any]:
     if name not in FLAGS and name != SKIP:
         raise Failure(1015, f"environment variable {name} is unknown", f"one of {', '.join(sorted(FLAGS | {SKIP}))}")
     if len(parts) != 2:
-        raise Failure(1015, f"environment variable {name} has no value", f"{name}=VALUE")
+        what = "more than one =" if parts[2:] else "no value"
+        raise Failure(1015, f"environment variable {name} has {what}", f"{name}=VALUE")
     if name in FLAGS:
         if value not in ("TRUE", "FALSE"):
             raise Failure(1015, f"environment variable {name} has the value {value!r}", f"{name}=TRUE or {name}=FALSE")
         return name, value == "TRUE"
+    hint = f"{name}=/path,/other/path without spaces"
+    if not value or " " in value:
+        raise Failure(1015, f"environment variable {name} has {'a value with a space' if value else 'no value'}", hint)
     paths = value.split(",")
-    if any(" " in one or not one.startswith("/") for one in paths):
-        raise Failure(1015, f"environment variable {name} has the value {value!r}", f"{name}=/path,/other/path without spaces")
+    for path in paths:
+        if not path.startswith("/"):
+            raise Failure(1015, f"path {path!r} of {name} is not absolute", hint)
     return name, paths
 
 
@@ -105,8 +109,11 @@ def knobs(env: list[str]) -> dict[str, Any]:
     return dict(knob(entry) for entry in env if entry.startswith("SYSBOX_"))
 
 
-def refuse_privileged(config: dict[str, Any]) -> None:
-    """Raise Failure 1013 for what ``docker run --privileged`` writes: every device, nothing masked, no seccomp."""
+def privileged(config: dict[str, Any], *, regular: bool) -> None:
+    """Raise Failure 1013 for what ``docker run --privileged`` writes: every device, nothing masked, no seccomp.
+
+    A ``regular`` container may be so, within its user namespace: the devices of the host are taken out of ``config``.
+    """
     linux = config["linux"]
     rules = (linux.get("resources") or {}).get("devices") or ()
     everything = any(
@@ -114,7 +121,12 @@ def refuse_privileged(config: dict[str, Any]) -> None:
         for rule in rules
         if rule.__class__ is dict
     )
-    if everything and not linux.get("maskedPaths") and not linux.get("seccomp"):
+    if not everything or linux.get("maskedPaths") or linux.get("seccomp"):
+        return
+    if regular:
+        linux["devices"] = []
+        linux["resources"]["devices"] = []
+    else:
         raise Failure(
             1013,
             "a system container cannot be privileged: that would open all devices of the host to it",

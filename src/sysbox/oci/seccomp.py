@@ -24,9 +24,10 @@ WHERE = "$.linux.seccomp"
 ALLOW = "SCMP_ACT_ALLOW"
 
 
-def load(profile: dict[str, Any] | None, cache: str) -> tuple[int, bytes] | None:
+def load(profile: dict[str, Any] | None, cache: str, *, regular: bool = False) -> tuple[int, bytes] | None:
     """Return (flags of seccomp(2), the filter as struct sock_filter[]) of a profile, None when there is none.
 
+    That of a ``regular`` container is not widened.
     ``cache`` is a directory of root's: one file a profile, flags (8 bytes, little endian), length (8), filter. Raises Failure 21xx.
     """
     if not profile:
@@ -34,13 +35,13 @@ def load(profile: dict[str, Any] | None, cache: str) -> tuple[int, bytes] | None
     key = blake2b(
         repr(profile).encode("utf-8", "surrogateescape"), digest_size=24, person=VERSION, salt=posix.uname().machine.encode()[:16]
     )
-    path = f"{cache}/{key.hexdigest()}.bpf"
+    path = f"{cache}/{key.hexdigest()}{'.regular' * regular}.bpf"
     found = _read(path)
     if found:
         return found
     from sysbox.oci import seccomp_compile
 
-    flags, program = seccomp_compile.compile_profile(profile)
+    flags, program = seccomp_compile.compile_profile(profile, regular=regular)
     _write(cache, path, flags, program)
     return flags, program
 

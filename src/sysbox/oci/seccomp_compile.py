@@ -119,12 +119,12 @@ def widen(profile: dict[str, Any]) -> dict[str, Any]:
     return {**profile, "syscalls": rules}
 
 
-def compile_profile(profile: dict[str, Any]) -> tuple[int, bytes]:
+def compile_profile(profile: dict[str, Any], *, regular: bool = False) -> tuple[int, bytes]:
     """Compile a profile: (flags of seccomp(2), struct sock_filter[]). Raises Failure 21xx."""
     check(profile)
     seccomp = _library()
     architectures = _architectures(profile)
-    wide = widen(profile)
+    wide = profile if regular else widen(profile)
     library = seccomp.SyscallFilter(_action(seccomp, profile["defaultAction"], profile.get("defaultErrnoRet")))
     library.set_attr(seccomp.Attr.CTL_NNP, 0)
     for name in architectures:

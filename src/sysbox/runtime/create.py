@@ -12,7 +12,23 @@ from sysbox.linux import _kernel as k
 from sysbox.linux import files, mountinfo
 from sysbox.oci import config as oci
 from sysbox.oci import seccomp
-from sysbox.runtime import birth, cgroup, emulation, hooks, log, manager, plan, prepare, process, rootfs, seal, shift, special, state
+from sysbox.runtime import (
+    apparmor,
+    birth,
+    cgroup,
+    emulation,
+    hooks,
+    log,
+    manager,
+    plan,
+    prepare,
+    process,
+    rootfs,
+    seal,
+    shift,
+    special,
+    state,
+)
 from sysbox.wire import message as wire
 from sysbox.wire import traps
 
@@ -23,8 +39,10 @@ if TYPE_CHECKING:
 
     Undo = list[Callable[[], None]]
 
+KNOBS = "/run/sysbox/knobs"
 CACHE = "/run/sysbox-runc-seccomp"
 NEEDS = (5, 12)  # the first kernel with mount_setattr(2) and id-mapped mounts
+HOSTDIRS, FORMATS = "/lib/modules/{}", "/proc/sys/fs/binfmt_misc"  # without either, hostdirs.py has nothing to do
 NS = {"mount": "mnt", "network": "net"}  # the others are named in /proc/self/ns as in the OCI spec
 
 
@@ -39,9 +57,10 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
     bundle = options.get("bundle") or posix.getcwd()
     bundle = files.clean(bundle if bundle.startswith("/") else f"{posix.getcwd()}/{bundle}")
     config = oci.read(f"{bundle}/config.json")
-    wanted = plan.make(config, name, bundle)
+    apparmor.check_selinux()
+    wanted = plan.make(config, name, bundle, defaults())
     process.check(wanted["process"], "$.process")
-    if any(word.endswith(("init", "systemd")) for word in wanted["process"]["args"]):
+    if not wanted["regular"] and any(word.endswith(("init", "systemd")) for word in wanted["process"]["args"]):
         from sysbox.runtime import systemd
 
         systemd.adapt(wanted)
@@ -50,17 +69,22 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
 
         wanted["scope"] = scope.parse(config["linux"].get("cgroupsPath") or "", name)
         wanted["cgroup"] = wanted["scope"]["path"]
+    release = posix.uname().release
+    if not wanted["regular"] and any(posix.access(path, posix.F_OK) for path in (HOSTDIRS.format(release), FORMATS)):
+        from sysbox.runtime import hostdirs
+
+        hostdirs.adapt(wanted, release, kernel(release))
     for line in plan.describe(wanted) if log.debugging() else ():
         log.debug(f"plan: {line}")
     if not options.get("no-kernel-check"):
-        check_kernel(posix.uname().release)
+        check_kernel(release)
     if terminal and wanted["process"].get("terminal"):
         console = terminal()
     if wanted["process"].get("terminal") and console < 0:
         raise Failure(1023, "$.process.terminal is true, but there is no console socket", "--console-socket PATH, or terminal: false")
     if console >= 0 and not wanted["process"].get("terminal"):
         raise Failure(1023, "there is a console socket, but $.process.terminal is false", "leave --console-socket out")
-    program = seccomp.load(wanted["seccomp"], CACHE)
+    program = seccomp.load(wanted["seccomp"], CACHE, regular=wanted["regular"])
     directory = state.make(root, name)
     undo: Undo = [lambda: state.discard(root, name, directory)]
     try:
@@ -76,18 +100,30 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
         posix.close(directory)
 
 
+def defaults() -> dict[str, Any]:
+    """Return what sysbox-mgr's command line says of SYSBOX_* variables that a container does not set itself. Raises Failure 1015."""
+    try:
+        return oci.knobs(files.read(KNOBS).decode().split())
+    except FileNotFoundError:
+        return {}
+
+
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def check_kernel(release: str) -> None:
-    """Raise Failure 1016 for a kernel that cannot do this."""
+def kernel(release: str) -> tuple[int, int]:
+    """Return the version of a kernel; one that cannot be told is taken to be new."""
     numbers = release.split("-")[0].split(".")
     try:
-        version = (int(numbers[0]), int(numbers[1]))
+        return int(numbers[0]), int(numbers[1])
     except (ValueError, IndexError):
-        return
-    if version < NEEDS:
+        return 999, 0
+
+
+def check_kernel(release: str) -> None:
+    """Raise Failure 1016 for a kernel that cannot do this."""
+    if kernel(release) < NEEDS:
         raise Failure(1016, f"kernel {release} is too old", f"Linux {NEEDS[0]}.{NEEDS[1]} or newer")
     for path, cause in (
         ("/proc/sys/user/max_user_namespaces", "user namespaces are switched off"),
@@ -115,7 +151,7 @@ def _execute(
         "root": options["root"],
         "ids": None if wanted["ids"] is None else dict(zip(("uid", "gid", "size"), wanted["ids"], strict=True)),
         "netns": _netns(wanted["namespaces"]["network"]),
-        "exclusive": special.exclusive(wanted["mounts"]),
+        "exclusive": [] if wanted["regular"] else special.exclusive(wanted["mounts"]),
     }
     connection = manager.ask(request)
     undo.append(connection.close)
@@ -140,7 +176,7 @@ def _execute(
     state.save(directory, now)
     if program:
         state.write(directory, "seccomp", program[0].to_bytes(8, "little") + program[1])
-    extra = special.prepare(notes, wanted["mounts"], ids)
+    extra = [] if wanted["regular"] else special.prepare(notes, wanted["mounts"], ids)
     special.settle(notes, wanted["mounts"], files.clean(wanted["process"]["cwd"]))
     (_, mount), *below = rootfs.prepare(notes, lines, ids)
     if notes["how"] == "chown":
@@ -236,7 +272,7 @@ def _accompany(
 
 def _traps(wanted: dict[str, Any]) -> dict[str, bool] | None:
     """Say which system calls sysbox-fs is to be asked about besides those that it always is; None: about none."""
-    knobs = wanted["knobs"]
+    knobs = {} if wanted["regular"] else wanted["knobs"]
     if not wanted["emulated"]:
         return None
     return {"chown": bool(knobs.get("SYSBOX_IGNORE_SYSFS_CHOWN")), "xattr": bool(knobs.get("SYSBOX_ALLOW_TRUSTED_XATTR"))}
@@ -259,7 +295,8 @@ def _record(wanted: dict[str, Any], groups: dict[str, Any]) -> dict[str, Any]:
         "hooks": {kind: wanted["hooks"].get(kind) or [] for kind in ("poststart", "poststop")},
         "process": wanted["process"],
         "personality": wanted["personality"],
-        "knobs": wanted["knobs"],
+        "regular": wanted["regular"],
+        "honor_caps": wanted["honor_caps"],
         "systemd": wanted["systemd"],
         "scope": wanted["scope"] and wanted["scope"]["unit"],
     }

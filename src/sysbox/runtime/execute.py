@@ -9,7 +9,7 @@ from sysbox.errors import Failure
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
 from sysbox.oci import config as oci
-from sysbox.runtime import cgroup, emulation, lifecycle, log, process, state
+from sysbox.runtime import apparmor, cgroup, emulation, lifecycle, log, process, state
 from sysbox.runtime.steps import Step, report
 from sysbox.wire import message as wire
 from sysbox.wire import traps
@@ -42,7 +42,8 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         "seccomp": _filter(root, name),
         "keyring": f"_ses.{name}",
         "preserve": int(options.get("preserve-fds") or 0),
-        "honor_caps": knobs.get("SYSBOX_HONOR_CAPS", now["knobs"].get("SYSBOX_HONOR_CAPS", False)),
+        "honor_caps": now["regular"] or knobs.get("SYSBOX_HONOR_CAPS", now["honor_caps"]),
+        "apparmor": apparmor.wanted(wanted, regular=now["regular"]),
         "personality": now["personality"],
         "traps": None if now["traps"] is None else traps.program(**now["traps"]),
     }
@@ -77,6 +78,8 @@ def describe(now: dict[str, Any], args: list[str], options: dict[str, Any]) -> d
         wanted["cwd"] = options["cwd"]
     if options.get("tty"):
         wanted["terminal"] = True
+    if options.get("apparmor"):
+        wanted["apparmorProfile"] = options["apparmor"]
     if options.get("no-new-privs"):
         wanted["noNewPrivileges"] = True
     if options.get("env"):
@@ -200,6 +203,7 @@ def _child(job: dict[str, Any]) -> NoReturn:
     numbers = [channel.fileno(), job["init"], job["console"], *job["doors"], *range(3, 3 + job["preserve"])]
     process.keep_only([fd for fd in numbers if fd >= 0])
     try:
+        door = apparmor.door() if job["apparmor"] else -1
         k.prctl(k.PR_SET_DUMPABLE, 0)  # we are not the container's to look into
         said, _ = wire.receive(channel)
         if said.get("do") != "exec":
@@ -231,6 +235,7 @@ def _child(job: dict[str, Any]) -> NoReturn:
             keyring=job["keyring"],
             preserve=job["preserve"],
             honor_caps=job["honor_caps"],
+            apparmor=(door, job["apparmor"]),
             personality=job["personality"],
             traps=job["traps"],
             channel=channel,

@@ -12,7 +12,7 @@ from _socket import AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, socket
 from fcntl import ioctl
 
 from sysbox.linux import _kernel as k
-from sysbox.runtime import hooks, mounts, process, seal
+from sysbox.runtime import apparmor, hooks, mounts, process, seal
 from sysbox.runtime.steps import Step, report
 from sysbox.wire import message as wire
 
@@ -30,6 +30,7 @@ def main(job: dict[str, Any]) -> NoReturn:
     numbers = [channel.fileno(), job["listener"].fileno(), job["rootfs"], *job["doors"], *(fd for _, _, fd, _, _ in job["steps"])]
     process.keep_only([fd for fd in (*numbers, job["leaf"], job["console"], *range(3, 3 + job["preserve"])) if fd >= 0])
     try:
+        job["door"] = apparmor.door() if job["plan"]["apparmor"] else -1
         _setup(job, channel)
         connection = _wait_for_start(job["listener"])
     except BaseException as error:  # noqa: BLE001 - everything is told
@@ -162,7 +163,8 @@ def _start(job: dict[str, Any], connection: socket) -> NoReturn:
         job["seccomp"],
         keyring=job["keyring"],
         preserve=job["preserve"],
-        honor_caps=bool(plan["knobs"].get("SYSBOX_HONOR_CAPS")),
+        honor_caps=plan["honor_caps"],
+        apparmor=(job["door"], plan["apparmor"]),
         personality=plan["personality"],
         traps=job["traps"],
         channel=connection,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds in which there must be an answer
 PAUSE = 0.02
+RESTART = 1.0  # seconds after which a service that has ended may be one that stays so
 LOG = "/var/log/sysbox-mgr.log"
 
 
@@ -61,16 +62,19 @@ def answer(sock: socket) -> tuple[dict[str, Any], list[int]]:
 def start(name: str, log: str, socket_path: str) -> None:
     """Start the daemon that lies beside us; fine when another does so at the same time. Raises Failure 1003.
 
-    If a service manager has started it and will again, wait for that: it alone gives it what it held.
+    If systemd has started it and will again, wait for that: it alone gives it what it held.
     """
-    end = time.monotonic() + PATIENCE
+    begin = time.monotonic()
     while posix.access(socket_path.removesuffix(".sock") + ".managed", posix.F_OK):
         try:
             wire.connect(socket_path).close()
         except OSError as error:
-            if time.monotonic() > end:
-                raise Failure(1003, f"{name} has ended, and is not started again: {reason(error)}", f"systemctl restart {name}") from error
-            time.sleep(PAUSE)
+            waited = time.monotonic() - begin
+            if waited > PATIENCE or (waited > RESTART and not _active(name)):
+                raise Failure(
+                    1003, f"cannot reach {name} at {socket_path}: its service does not run", "systemctl restart sysbox"
+                ) from error
+            time.sleep(PAUSE if waited < RESTART else RESTART)
         else:
             return
     program = f"{_real(sys.argv[0]).rpartition('/')[0] or '.'}/{name}"
@@ -96,6 +100,17 @@ def start(name: str, log: str, socket_path: str) -> None:
     if status:
         last = said.decode("utf-8", "replace").strip().rpartition("\n")[2].removeprefix(f"{name}: ")
         raise Failure(1003, f"{name} is not running and could not be started: {last or f'status {status}'}", f"see {log}")
+
+
+def _active(name: str) -> bool:
+    """Ask systemd whether a service runs or is about to."""
+    import subprocess
+
+    try:
+        done = subprocess.run(["systemctl", "is-active", name], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except OSError:
+        return False
+    return done.stdout.strip() in ("active", "activating", "deactivating", "reloading")
 
 
 def _real(path: str) -> str:

@@ -8,6 +8,7 @@ from sysbox.linux import files
 from sysbox.oci import config as oci
 from sysbox.oci.mountoptions import PROPAGATION, options
 from sysbox.oci.schema import malformed
+from sysbox.runtime import apparmor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,8 +23,8 @@ PERSONALITIES = {"LINUX": 0, "LINUX32": 8}  # linux/personality.h
 IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 
 
-def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
-    """Plan a container from a checked config.json. Raises Failure 10xx."""
+def make(config: dict[str, Any], name: str, bundle: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Plan a container from a checked config.json and the ``defaults`` of SYSBOX_* variables. Raises Failure 10xx."""
     linux = config["linux"]
     process = config.get("process")
     if not process:
@@ -38,9 +39,10 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         raise malformed("$.linux.personality", f"a domain of {' or '.join(PERSONALITIES)}, and no flags", personality)
     if linux.get("intelRdt"):
         raise Failure(1009, "$.linux.intelRdt is set, but Intel RDT is not supported", "leave it out")
-    knobs = oci.knobs(process.get("env") or [])
-    if not knobs.get("SYSBOX_SYSCONT_MODE", True):
-        raise Failure(1015, "environment variable SYSBOX_SYSCONT_MODE cannot be FALSE yet", "leave SYSBOX_SYSCONT_MODE out")
+    knobs = {**defaults, **oci.knobs(process.get("env") or [])}
+    regular = not knobs.get("SYSBOX_SYSCONT_MODE", True)
+    oci.privileged(config, regular=regular)
+    left_open, left_writable = ((), ()) if regular else (OPEN, WRITABLE)
     return {
         "id": name,
         "bundle": bundle,
@@ -53,10 +55,10 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "ids": oci.ids(config),
         "hostname": config.get("hostname") or "",
         "domainname": config.get("domainname") or "",
-        "mounts": mounts(config, bundle, readonly=readonly),
+        "mounts": mounts(config, bundle, readonly=readonly, regular=regular),
         "devices": [one for one in linux.get("devices") or () if files.clean(one["path"]) != "/dev/kmsg"],
-        "masked": [path for path in linux.get("maskedPaths") or () if files.clean(path) not in OPEN],
-        "readonly_paths": [path for path in linux.get("readonlyPaths") or () if files.clean(path) not in WRITABLE],
+        "masked": [path for path in linux.get("maskedPaths") or () if files.clean(path) not in left_open],
+        "readonly_paths": [path for path in linux.get("readonlyPaths") or () if files.clean(path) not in left_writable],
         "sysctl": sysctls(linux.get("sysctl") or {}),
         "cgroup": linux.get("cgroupsPath") or f"/{name}",
         "resources": linux.get("resources") or {},
@@ -66,6 +68,9 @@ def make(config: dict[str, Any], name: str, bundle: str) -> dict[str, Any]:
         "hooks": config.get("hooks") or {},
         "annotations": config.get("annotations") or {},
         "knobs": knobs,
+        "regular": regular,
+        "honor_caps": regular or bool(knobs.get("SYSBOX_HONOR_CAPS")),
+        "apparmor": apparmor.wanted(process, regular=regular),
         "systemd": False,  # see systemd.py
         "scope": None,  # see scope.py
     }
@@ -87,8 +92,11 @@ def mount(dest: str, kind: str, source: str, flags: int, data: str = "") -> dict
     }
 
 
-def mounts(config: dict[str, Any], bundle: str, *, readonly: bool) -> list[dict[str, Any]]:
-    """List the mounts in the order in which they are made: ours, then those of config.json, which may not replace ours."""
+def mounts(config: dict[str, Any], bundle: str, *, readonly: bool, regular: bool) -> list[dict[str, Any]]:
+    """List the mounts in the order in which they are made: ours, then those of config.json, which may not replace ours.
+
+    Of a ``regular`` container ours are read-only where config.json has them so.
+    """
     ro = k.MS_RDONLY if readonly else 0
     dev = mount("/dev", "tmpfs", "tmpfs", k.MS_NOSUID | k.MS_STRICTATIME, "mode=755,size=65536k")
     dev["kind"] = "dev"
@@ -109,6 +117,9 @@ def mounts(config: dict[str, Any], bundle: str, *, readonly: bool) -> list[dict[
         if dest == "/dev" and planned["type"] == "tmpfs":
             dev["data"] = planned["data"] or dev["data"]
             dev["flags"] |= planned["flags"] & k.MS_NOEXEC
+        if regular:
+            for one in plan:
+                one["flags"] |= planned["flags"] & k.MS_RDONLY if one["dest"] == dest != "/dev" else 0
         if dest in ("/proc", "/sys", "/dev", "/dev/kmsg", "/sys/fs/cgroup") or dest.startswith("/sys/fs/cgroup/"):
             continue
         if planned["flags"] & k.MS_BIND or planned["type"] == "bind":
@@ -164,5 +175,6 @@ def describe(plan: dict[str, Any]) -> list[str]:
     lines += [f"sysctl {path} = {value}" for path, value in plan["sysctl"].items()]
     lines += [f"masked {path}" for path in plan["masked"]] + [f"read-only {path}" for path in plan["readonly_paths"]]
     lines += [f"hook {kind} {one['path']}" for kind, hooks in plan["hooks"].items() for one in hooks or ()]
+    lines += [f"AppArmor profile {plan['apparmor']}"] * bool(plan["apparmor"]) + ["a regular container"] * plan["regular"]
     lines.append(f"run {plan['process']['args']} as {plan['process'].get('user')} in {plan['process']['cwd']}")
     return lines

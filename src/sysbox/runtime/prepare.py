@@ -33,7 +33,7 @@ def steps(
                 placed = True
                 out += _special(plan, special)
             if kind == "bind":
-                clones, directory, cannot = bind(mount, ids, lines, shifting=dest not in skip)
+                clones, directory, cannot = bind(mount, ids, lines, shifting=dest not in skip and "host" not in mount)
                 out += [("attach", dest + below, fd, directory, mount) for below, fd in clones]
                 plan.setdefault("unshifted", []).extend(cannot)
             elif kind == "dev":

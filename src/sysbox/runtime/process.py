@@ -12,6 +12,7 @@ from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
 from sysbox.oci.capabilities import CAPABILITIES
+from sysbox.runtime import apparmor as lsm
 from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
@@ -73,8 +74,6 @@ def check(process: dict[str, Any], path: str) -> None:
     for flag in (process.get("scheduler") or {}).get("flags") or ():
         if flag not in SCHED_FLAGS:
             raise malformed(f"{path}.scheduler.flags", f"some of {', '.join(SCHED_FLAGS)}", flag)
-    if process.get("selinuxLabel"):
-        raise Failure(1009, f"{path}.selinuxLabel is set, but SELinux is not supported", "leave --security-opt label out")
 
 
 def from_outside(pid: int, process: dict[str, Any]) -> None:
@@ -293,12 +292,14 @@ def become(
     keyring: str,
     preserve: int,
     honor_caps: bool,
+    apparmor: tuple[int, str],
     personality: int | None,
     traps: bytes | None,
     channel: socket,
 ) -> NoReturn:
     """Turn into the program: ``program`` is the seccomp filter, ``preserve`` how many descriptors from 3 on stay. Raises OSError.
 
+    ``apparmor``: what apparmor.door() has opened, and the profile, "" for none.
     ``traps``: the filter of system calls that sysbox-fs is asked about, if any; its listener goes out over ``channel``.
     uid 0 has every capability of its user namespace; another user has none, as on a host.
     """
@@ -334,6 +335,8 @@ def become(
     if program and quiet:
         k.seccomp(k.SECCOMP_SET_MODE_FILTER, *program)
     default_signals()
+    if apparmor[1]:
+        lsm.enter(*apparmor)
     try:
         posix.execve(path, process["args"], env)
     except OSError as error:

@@ -37,10 +37,11 @@ def wanted(plan: dict[str, Any], allowed: dict[str, bool]) -> tuple[list[str], b
         return [], False
     dests = [mount["dest"] for mount in plan["mounts"] if not (plan["emulated"] and mount["dest"] in ("/proc", "/sys"))]
     found = set(late(plan))
+    hosts = {mount["dest"] for mount in plan["mounts"] if "host" in mount}  # need no seal: see hostdirs.py
     lines = mountinfo.read()
     for line in lines:
         path = mountinfo.point(line)
-        if "ro" not in line.split(" ", 6)[5].split(",") or mountinfo.at(lines, path) is not line:
+        if path in hosts or "ro" not in line.split(" ", 6)[5].split(",") or mountinfo.at(lines, path) is not line:
             continue
         if not plan["emulated"] or not path.startswith(("/proc/", "/sys/")) or any(f"{path}/".startswith(f"{dest}/") for dest in dests):
             found.add(path)
@@ -55,7 +56,7 @@ def late(plan: dict[str, Any]) -> list[str]:
 
 
 def _is_readonly(mount: dict[str, Any]) -> bool:
-    return bool(mount["flags"] & k.MS_RDONLY or mount["set"] & k.MOUNT_ATTR_RDONLY)
+    return "host" not in mount and bool(mount["flags"] & k.MS_RDONLY or mount["set"] & k.MOUNT_ATTR_RDONLY)
 
 
 def _number(path: str) -> str:

@@ -82,6 +82,8 @@ def prepare(notes: dict[str, Any], mounts: list[dict[str, Any]], ids: shift.Ids)
                 raise Failure(1033, f"cannot prepare {path}: {reason(error)}", f"mount a volume at {path}") from error
             if fd >= 0:
                 found.append((path, fd))
+        for path in (mount["dest"] for mount in mounts if "host" in mount):
+            _make(merged, notes, path, 0o755, (0, 0) if notes["how"] == "overlay" else (ids.uid, ids.gid))
         for path, fd in found:
             if not shift.mapped(fd, ids):
                 raise Failure(1033, f"cannot prepare {path}: its file system cannot be id-mapped", f"mount a volume at {path}")
