@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
+KERNEL = os.environ.get("SYSBOX_GUEST_KERNEL", "13")  # that of Debian 12 (6.1), 13 (6.12) or 14 (testing's)
 BOOT = 180  # seconds; usually 15 to 60
 TRIES = 3  # under load a machine may stop in its boot
 
@@ -57,7 +58,7 @@ class Machine:
         for name, device, drive in drives:
             command += ["-drive", f"if=none,id={name},{drive}", "-device", f"{device},drive={name},serial={name}"]
         kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
-        command += ["-kernel", f"{self.disk}/vmlinuz", "-append", kernel]
+        command += ["-kernel", f"{self.disk}/vmlinuz-{KERNEL}", "-append", kernel]
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.directory)})
         self.port = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 30
