@@ -26,3 +26,18 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Machine]:
             keep = None
     finally:
         machine.stop(keep=keep)
+
+
+@pytest.fixture(scope="session")
+def docker(guest: Machine) -> Machine:
+    """The guest, its Docker with our runtime and a busybox."""
+    guest(
+        """
+        mkdir -p /etc/docker
+        echo '{"runtimes": {"sysbox-runc": {"path": "/usr/local/sbin/sysbox-runc"}}}' >/etc/docker/daemon.json
+        systemctl start docker
+        docker import -c 'CMD ["sh"]' /srv/busybox.tar busybox
+        """,
+        240,
+    )
+    return guest

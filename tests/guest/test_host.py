@@ -12,21 +12,6 @@ if TYPE_CHECKING:
 GROUP = "C=/sys/fs/cgroup/system.slice/docker-$(docker inspect -f '{{.Id}}' c1).scope"
 
 
-@pytest.fixture(scope="session")
-def docker(guest: Machine) -> Machine:
-    """The guest, its Docker with our runtime and a busybox."""
-    guest(
-        """
-        mkdir -p /etc/docker
-        echo '{"runtimes": {"sysbox-runc": {"path": "/usr/local/sbin/sysbox-runc"}}}' >/etc/docker/daemon.json
-        systemctl start docker
-        docker import -c 'CMD ["sh"]' /srv/busybox.tar busybox
-        """,
-        240,
-    )
-    return guest
-
-
 def test_the_machine_is_the_host_that_we_mean(docker: Machine) -> None:
     assert docker("docker info -f '{{.CgroupDriver}} {{.CgroupVersion}}'") == "systemd 2"
     assert docker("systemctl is-system-running; findmnt -no PROPAGATION /") == "running\nshared"
@@ -99,11 +84,3 @@ def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> No
         guest.eventually(f"{run} state {name} | grep stopped", 60)
     finally:
         guest.tried(f"{run} delete --force {name}")
-
-
-def test_apparmor_and_oom_scores(docker: Machine) -> None:
-    docker("aa-status --enabled")
-    script = "echo -999 >/proc/self/oom_score_adj && cat /proc/self/oom_score_adj"
-    assert docker(f"docker run --rm --runtime=sysbox-runc busybox sh -c '{script}'") == "-999"
-    status, _ = docker.tried("docker run --rm --runtime=sysbox-runc busybox sh -c 'echo -1000 >/proc/self/oom_score_adj'")
-    assert status != 0

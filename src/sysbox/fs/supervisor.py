@@ -190,6 +190,7 @@ class Supervisor:
             self._lost(record, sock)
 
     def _become_worker(self, channel: socket, held: dict[str, int], keep: set[int]) -> None:
+        daemon.reopen(log)  # its file is closed, and never opened here
         first = 3
         for fd in sorted(keep):
             if fd > first:
