@@ -313,6 +313,12 @@ def test_openat2_that_crosses_no_mount_finds_emulated_files(box: Bundle) -> None
         assert errnos(box, f"{opened} -- 437 r:0 s:sys/kernel/ostype {how} 24") == [0, 0]
         masked = 0 if how == native else EXDEV
         assert errnos(box, f"{opened} -- 437 r:0 s:keys {how} 24 -- 437 r:0 s:bus {how} 24") == [0, masked, masked]
+    path_only = f"{0o10000000},0,9"  # O_PATH
+    script = f"437 r:0 s:sys/kernel/panic h:{path_only} 24 -- 0 r:1 b: 20"
+    assert box.inside(f"{opened} -- {script}").splitlines()[2] == "2 0 7"
+    box.inside("mkdir /tmp/net /tmp/net/sub /tmp/sub")
+    there = f"calls 437 -100 s:/tmp h:{0o10000000},0,0 24"
+    assert errnos(box, f"{there} -- 437 r:0 s:sub h:{path_only} 24 -- 437 r:0 s:net/sub h:{path_only} 24") == [0, 0, 0]
     writing = f"{opened} -- 437 r:0 s:sys/kernel/panic h:1,0,1 24 -- 1 r:1 s:9 1 -- 437 r:0 s:sys/kernel/panic h:64,511,1 24"
     assert errnos(box, writing)[:3] == [0, 0, 0]
     assert box.inside("cat /proc/sys/kernel/panic") == "9\n"

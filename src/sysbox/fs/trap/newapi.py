@@ -7,7 +7,7 @@ the container's parts. All other contexts, and all other calls of that API, are 
 from __future__ import annotations
 
 import os
-from errno import EPERM, EXDEV
+from errno import EPERM
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
@@ -141,14 +141,12 @@ def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
     """Open an emulated file for a caller that will cross no mount: it cannot know that the file is one."""
     how = call.memory(call.args[2], 24)
     flags, mode, resolve = (int.from_bytes(how[at : at + 8], "little") for at in (0, 8, 16))
-    if not resolve & k.RESOLVE_NO_XDEV or len(how) < 24:
+    if not resolve & k.RESOLVE_NO_XDEV or len(how) < 24 or flags & os.O_CREAT:
         call.answer(0, go_on=True)
         return None
     path = call.text(1)
-    if path.startswith("/"):  # it crosses a mount before it gets to us
-        call.answer(0, go_on=True)
-        return None
-    if path.rstrip("/").rpartition("/")[2] not in NAMES and not "/net/" not in f"/{path}":
+    # an absolute one crosses a mount before it gets to us
+    if path.startswith("/") or (path.rstrip("/").rpartition("/")[2] not in NAMES and "/net/" not in f"/{path}"):
         call.answer(0, go_on=True)
         return None
     at = call.args[0] & 0xFFFFFFFF
@@ -156,14 +154,16 @@ def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
     def work(_: Slot) -> None:
         base = os.open(f"/proc/{call.pid}/fd/{at}", os.O_PATH | os.O_CLOEXEC) if at != 0xFFFFFF9C else k.AT_FDCWD
         Place(call).join()
+        wanted = flags | os.O_CLOEXEC
+        if flags & os.O_PATH:  # no such descriptor can be given (see give_tree): one for reading serves as well
+            wanted = wanted & ~os.O_PATH | os.O_NONBLOCK
         try:
-            fd = k.openat2(base, path, flags | os.O_CLOEXEC, mode, resolve)
-        except OSError as error:
-            if error.errno != EXDEV:
-                raise
-            fd = k.openat2(base, path, flags | os.O_CLOEXEC, mode, resolve & ~k.RESOLVE_NO_XDEV)
-            if os.fstat(fd).st_dev != container["device"]:
-                raise OSError(EXDEV, "another file system") from None
-        call.give(fd, cloexec=bool(flags & os.O_CLOEXEC))
+            fd = k.openat2(base, path, wanted, mode, resolve & ~k.RESOLVE_NO_XDEV)
+        except OSError:
+            fd = -1
+        if fd < 0 or os.fstat(fd).st_dev != container["device"]:
+            call.answer(0, go_on=True)  # the kernel has its own view of that
+        else:
+            call.give(fd, cloexec=bool(flags & os.O_CLOEXEC))
 
     return work
