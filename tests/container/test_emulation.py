@@ -422,3 +422,17 @@ def _supervisor() -> int:
     reply, _ = wire.receive(sock)
     sock.close()
     return int(reply["pid"])
+
+
+def test_a_nested_user_namespace_has_its_own_ping_group_range(bundle: Bundle) -> None:
+    """Rootless engines set it in each of their networks."""
+    path = "/proc/sys/net/ipv4/ping_group_range"
+    bundle.sh("sleep 100")
+    bundle.start()
+    nested = bundle.exec(
+        "--user", "1000", "NAME", "unshare", "-Urn", "sh", "-c", f"cat {path}; echo 0 0 >{path} && cat {path} && stat -c %u {path}"
+    )
+    assert nested.out.split() == ["1", "0", "0", "0", "0"], nested
+    assert bundle.inside(f"cat {path}").split() == ["1", "0"]
+    denied = bundle.command("exec", "--user", "1000", bundle.name, "sh", "-c", f"echo 0 0 >{path}")
+    assert "Permission denied" in denied.err

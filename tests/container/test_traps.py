@@ -295,6 +295,21 @@ def test_what_root_inside_has_made_read_only_may_be_changed(box: Bundle) -> None
     assert {"remount", "bind and remount", "rbind and remount", "mount_setattr", "clone", "clone all", "move", "move_mount"} <= ways
 
 
+@x86_only
+@pytest.mark.parametrize("source", ["/proc/sys", "/proc/sys/net", "/proc/sys/kernel", "/proc/1/../sys/net/core"])
+@pytest.mark.parametrize("way_in", ["unshare -m", "unshare -Urm"])
+def test_a_bind_of_a_part_of_proc_takes_what_is_below_along(box: Bundle, source: str, way_in: str) -> None:
+    """As LXC does: bind /proc/sys/net elsewhere, make /proc/sys read-only, move it back."""
+    box.start()
+    new = "calls 428 -100 s:$S 1 -- 429 r:0 s: -100 s:/mnt 4"
+    script = f"S={source}; mount --bind $S /mnt && ls /mnt | wc -l; umount /mnt; ls $S | wc -l; {new}; ls /mnt | wc -l"
+    seen = box.inside(f"{way_in} sh -c '{script}'").split()
+    assert seen[0] == seen[-1] != "0"
+    lxc = "mount --bind /proc/sys/net /proc/tty && mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+    test = "mount --move /proc/tty /proc/sys/net && echo fq >/proc/sys/net/core/default_qdisc && ! echo 5 >/proc/sys/kernel/pid_max"
+    assert box.inside(f"{way_in} sh -c '{lxc} && {test} && cat /proc/sys/net/core/default_qdisc' 2>/dev/null") == "fq\n"
+
+
 # --- what is answered in the kernel's stead
 
 

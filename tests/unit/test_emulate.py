@@ -44,6 +44,9 @@ class Box:
     def namespace(self, _: str) -> str:
         return "4026531833"
 
+    def root(self, kind: str) -> tuple[int, int]:
+        return int(str(self.container[kind])), int(str(self.container["size"]))
+
 
 @pytest.mark.parametrize(
     ("path", "good", "bad"),

@@ -20,16 +20,16 @@ def _ping(box: Box) -> str:
     if value is not None:
         return value
     low, high = parse(box.native(), 2)
-    first = int(str(box.container["gid"]))
+    first, _ = box.root("gid")
     return f"{low - first}\t{high - first}\n" if first <= low <= high else "1\t0\n"
 
 
 def _ping_range(box: Box, text: str) -> None:
-    """Keep the range as written; the kernel gets the part of it that the container has groups for."""
+    """Keep the range as written; the kernel gets the part of it that there are groups for."""
     low, high = (parse(text, 2) * 2)[:2] if len(parse(text, 2)) == 2 else (-1, -1)
     if low < 0 or high > INT:
         raise refuse(text)
-    first, size = int(str(box.container["gid"])), int(str(box.container["size"]))
+    first, size = box.root("gid")
     within = f"{first + min(low, size - 1)}\t{first + min(high, size - 1)}\n" if low <= high else "1\t0\n"
 
     box.native(within)
@@ -54,7 +54,7 @@ ROWS = table(
         always=True,
     ),
     Row(f"{_NET}core/somaxconn", 0o644, own, highest(number(0, INT)), native=True),
-    Row(f"{_NET}ipv4/ping_group_range", 0o644, _ping, _ping_range),
+    Row(f"{_NET}ipv4/ping_group_range", 0o644, _ping, _ping_range, lent=True),
     Row(f"{_NET}ipv4/vs/conntrack", 0o644, own, highest(number(0, 1)), native=True),
     Row(f"{_NET}ipv4/vs/conn_reuse_mode", 0o644, own, local(number(0, 1)), native=True),
     Row(f"{_NET}ipv4/vs/expire_nodest_conn", 0o644, own, local(number(-INT - 1, INT)), native=True),

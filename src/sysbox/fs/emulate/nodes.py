@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT
+from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.tables import BELOW, BRANCHES, KERNEL, MIRRORS, ROWS, mirror_of
@@ -24,6 +25,7 @@ S_IFREG, S_IFDIR, S_IFLNK = 0o100000, 0o040000, 0o120000
 FIRST = 2  # nodeid of the first path
 UNKNOWN = 0xFFFFFFFF  # inode number in a listing of what has not been looked up: FUSE_UNKNOWN_INO
 FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
+NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 READ = os.O_RDONLY | os.O_CLOEXEC
 
 
@@ -68,6 +70,7 @@ class Container:
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
+        self.here["user"] = os.stat("/proc/self/ns/user").st_ino
         self.path, self.pid = "", 0
         if self.paths[: len(ROWS) + len(MIRRORS)] != NODES:  # those of a predecessor of another version
             for path in [path for path in NODES if path not in self.paths]:
@@ -223,6 +226,27 @@ class Container:
             return _Node(self, path, S_IFDIR | 0o555)
         return _Link(self, "../" * below.count("/") + f"{KERNEL}/{below}")
 
+    def root(self, kind: str) -> tuple[int, int]:
+        """Find who is root where the network namespace of the process that asks belongs to: id of the host, and how many are mapped."""
+        ours = int(self.container.get(kind) or 0), int(self.container.get("size") or 0)
+        try:
+            space = os.open(f"/proc/{self.pid}/ns/net", READ)
+        except OSError:
+            return ours
+        try:
+            owner = ioctl(space, NS_GET_USERNS)
+            number = os.fstat(owner).st_ino
+            os.close(owner)
+            asking, first = (os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (self.pid, self.container["pid"]))
+            if number in (first, self.here["user"]) or number != asking:
+                return ours
+            entries = [[int(word) for word in line.split()] for line in read(f"/proc/{self.pid}/{kind}_map").splitlines()]
+            return next(((outside, size) for inside, outside, size in entries if inside == 0), ours)
+        except OSError:
+            return ours
+        finally:
+            os.close(space)
+
 
 class _Node:
     """A node at a path; by itself an empty directory of the container's root."""
@@ -271,6 +295,12 @@ class _Emulated(_Node):
     def __init__(self, container: Container, path: str, mode: int, row: Row) -> None:
         super().__init__(container, path, mode)
         self.row = row
+
+    def owner(self, pid: int) -> tuple[int, int]:
+        if not self.row.lent:
+            return super().owner(pid)
+        self.of.pid = pid
+        return self.of.root("uid")[0], self.of.root("gid")[0]
 
     def read(self, pid: int) -> bytes:
         self.of.path, self.of.pid = self.path, pid

@@ -46,11 +46,15 @@ class Box(Protocol):
     def namespace(self, kind: str) -> str:
         """Name the asking process's namespace."""
 
+    def root(self, kind: str) -> tuple[int, int]:
+        """Return which "uid" or "gid" of the host is 0 where the asking process's network namespace belongs to, and how many follow."""
+
 
 class Row(NamedTuple):
     """One emulated file or directory.
 
     ``native``: what the kernel has is good enough where somebody in the container owns it and may write it.
+    ``lent``: a network namespace of a user namespace below the container's own has the file from its own root.
     ``namespaced``: the Linux from which on every pid namespace has a file of its own there, where no other one can look for it.
     ``always``: it is there even if the kernel does not show it in the container's namespaces.
     """
@@ -61,6 +65,7 @@ class Row(NamedTuple):
     write: Write | None = None
     native: bool = False
     always: bool = False
+    lent: bool = False
     namespaced: tuple[int, int] = (99, 0)
 
     def suffices(self, stat: os.stat_result, container: dict[str, Any]) -> bool:

@@ -38,7 +38,7 @@ def mount(call: Call, container: dict[str, Any], _: object) -> Work | None:
     if flags & traps.MAGIC_MASK == traps.MAGIC:
         flags &= 0xFFFF
     if flags & k.MS_BIND:
-        return _bind(call, flags)
+        return _bind(call, flags, container)
     kind = call.text(2, KIND)
     if kind not in LOOKED_AT:
         call.answer(0, go_on=True)
@@ -187,18 +187,20 @@ def number_at(at: int, path: str, proc: int, nofollow: int = 0) -> int:
         os.close(fd)
 
 
-def _bind(call: Call, flags: int) -> Work | None:
-    """Bind with all that is mounted below if the source is the root of a proc or sysfs: its locked parts would make it fail."""
+def _bind(call: Call, flags: int, container: dict[str, Any]) -> Work | None:
+    """Bind with all that is mounted below if the source is a directory of a proc or a sysfs itself: its locked parts would make it fail."""
     source = call.text(0)
-    if not flags & k.MS_REC and is_root(call.pid, source):
+    if not flags & k.MS_REC and is_root(call.pid, source, within=True):
         target = call.text(1)
-        return lambda slot: _bind_tree(call, slot, source, target)
+        return lambda slot: _bind_tree(call, slot, container, source, target)
     call.answer(0, go_on=True)
     return None
 
 
-def is_root(pid: int, path: str) -> bool:
-    """Say whether a path may lead to the root of a proc or sysfs: only then a closer look is worth a process.
+def is_root(pid: int, path: str, *, within: bool = False) -> bool:
+    """Say whether a path may lead to the root of a proc or sysfs (``within``: or to a directory of a proc, by its mode).
+
+    Only then a closer look is worth a process.
 
     It waits for no file system, for we serve one: what the kernel has not cached is worth the closer look. Raises OSError ESRCH.
     """
@@ -212,7 +214,8 @@ def is_root(pid: int, path: str) -> bool:
     try:
         if rest:
             fd = k.openat2(top, rest, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0))
-        return k.statx_cached(fd) == ROOT
+        found = k.statx_cached(fd)
+        return found == ROOT or (within and found[1] == ROOT[1])
     except OSError as error:
         return error.errno in (EAGAIN, EXDEV)
     finally:
@@ -221,11 +224,11 @@ def is_root(pid: int, path: str) -> bool:
             os.close(fd)
 
 
-def _bind_tree(call: Call, slot: Slot, source: str, target: str) -> None:
+def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:
     place = Place(call)
     every = mounts(call.pid)
     (at, path), (to, there) = place.join(source, target)
-    fd = open_tree(place, every, at, path)
+    fd = open_tree(place, every, container, at, path)
     if fd < 0:
         call.answer(0, go_on=True)
         return
@@ -237,12 +240,13 @@ def _bind_tree(call: Call, slot: Slot, source: str, target: str) -> None:
     call.answer(0)
 
 
-def open_tree(place: Place, every: list[dict[str, Any]], at: int, path: str) -> int:
-    """Clone a proc or sysfs with all that is mounted below; -1 if it is none, with which the kernel needs no help. Raises OSError."""
+def open_tree(place: Place, every: list[dict[str, Any]], container: dict[str, Any], at: int, path: str) -> int:
+    """Clone a directory of a proc or sysfs with all that is mounted below; -1 if it is none: the kernel needs no help. Raises OSError."""
     fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
     try:
         number = mount_id(fd, place.proc)
-        if not any(one["id"] == number and one["type"] in TREES and one["root"] == "/" for one in every):
+        ours = os.fstat(fd).st_dev == container["device"]
+        if not any(one["id"] == number and (ours or one["type"] in TREES) for one in every):
             return -1
         return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | k.AT_RECURSIVE)
     finally:

@@ -120,14 +120,14 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
     if at != 0xFFFFFF9C and not path.startswith("/"):
         base = f"/proc/self/fd/{at}"
         path = f"{base}/{path}" if path else base
-    if not mount.is_root(call.pid, path):
+    if not mount.is_root(call.pid, path, within=True):
         call.answer(0, go_on=True)
         return None
 
     def work(slot: Slot) -> None:
         place, every = Place(call), mount.mounts(call.pid)
         [(base, rest)] = place.join(path)
-        fd = mount.open_tree(place, every, base, rest)
+        fd = mount.open_tree(place, every, container, base, rest)
         if fd < 0:
             call.answer(0, go_on=True)
         else:
