@@ -78,13 +78,15 @@ def enter() -> None:
 def plant(kind: str, context: int, container: dict[str, Any], attr: int, *, owner: tuple[int, int] | None = None) -> str:
     """Mount a created context as a tree of ``kind`` (proc, sysfs) and put the container's parts over it: the path. Raises OSError.
 
-    ``attr``: MOUNT_ATTR_* for the whole; ``owner``: who is to own its root.
+    ``attr``: MOUNT_ATTR_*, of which those of SAFE are left to ``clone`` and ``lock``; ``owner``: who is to own its root.
     """
-    fd = k.fsmount(context, k.FSMOUNT_CLOEXEC, attr)
+    fd = k.fsmount(context, k.FSMOUNT_CLOEXEC, attr & ~SAFE)
     try:
-        return graft(kind, fd, container, owner=owner)
+        top = graft(kind, fd, container, owner=owner)
     finally:
         os.close(fd)
+    k.mount_setattr(k.AT_FDCWD, top, k.AT_RECURSIVE, 0, SAFE, 0, 0)
+    return top
 
 
 def graft(kind: str, fd: int, container: dict[str, Any], *, owner: tuple[int, int] | None = None) -> str:
@@ -203,17 +205,25 @@ def parts(top: str) -> list[str]:
     return [point[len(top) :] for point in points if point.startswith(top + "/")]
 
 
-def lock(userns: int, *tops: str) -> list[int]:
-    """Join a user namespace and clone trees so that nobody in it can take them apart: detached mounts. Raises OSError."""
+def lock(userns: int, *tops: tuple[str, int]) -> list[int]:
+    """Join a user namespace and clone trees, as ``clone`` does. Raises OSError."""
     k.setns(userns, k.CLONE_NEWUSER)
     k.unshare(k.CLONE_NEWNS)
-    return [k.open_tree(k.AT_FDCWD, top, CLONE | k.AT_RECURSIVE) for top in tops]
+    return [_clone(top, attr) for top, attr in tops]
 
 
-def clone(top: str) -> int:
-    """Clone a tree so, by a process that is in the user namespace already. Raises OSError."""
+def clone(top: str, attr: int) -> int:
+    """Clone a tree so that nobody in the user namespace that we are in can take it apart: a detached mount. Raises OSError."""
     k.unshare(k.CLONE_NEWNS)
-    return k.open_tree(k.AT_FDCWD, top, CLONE | k.AT_RECURSIVE)
+    return _clone(top, attr)
+
+
+def _clone(top: str, attr: int) -> int:
+    fd = k.open_tree(k.AT_FDCWD, top, CLONE | k.AT_RECURSIVE)
+    # Not locked: software binds parts of /proc and remounts them with no flags but its own (LXC), and the kernel
+    # lets nobody execute, set ids by or open devices of these file systems anyway (SB_I_NOEXEC, SB_I_NODEV).
+    k.mount_setattr(fd, "", k.AT_EMPTY_PATH, attr & SAFE, 0, 0, 0)
+    return fd
 
 
 def look_up() -> None:

@@ -463,15 +463,16 @@ def _grow(container: dict[str, Any], channel: socket) -> None:
     k.setns(netns, k.CLONE_NEWNET)
     k.setns(ipcns, k.CLONE_NEWIPC)  # each has shm* of its own in /proc/sys/kernel, and we are to cover the container's, if any
     tree.enter()
-    tops = []
+    tops: list[tuple[str, int]] = []
     for kind in ("proc", "sysfs"):
         context = tree.proc_context(pidns) if kind == "proc" else tree.sysfs_context()
         tree.configure(context, kind, container["data"].get(kind, ""))
         owner = (container["uid"], container["gid"]) if kind == "proc" else None
-        tops.append(tree.plant(kind, context, container, attributes(container["flags"][kind])[0], owner=owner))
+        attr = attributes(container["flags"][kind])[0]
+        tops.append((tree.plant(kind, context, container, attr, owner=owner), attr))
     device = os.stat(tree.FUSE).st_dev
     wire.send(channel, {"trees": len(tops)}, tree.lock(userns, *tops))
-    parts = {kind: tree.parts(top) for kind, top in zip(("proc", "sysfs"), tops, strict=True)}
+    parts = {kind: tree.parts(top) for kind, (top, _) in zip(("proc", "sysfs"), tops, strict=True)}
     wire.send(channel, {"device": device, "parts": parts})
 
 

@@ -117,7 +117,7 @@ def build(call: Call, place: Place, container: dict[str, Any], kind: str, attr: 
     owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
     top = tree.plant(kind, context, container, attr, owner=owner)
     place.become()
-    return tree.clone(top)
+    return tree.clone(top, attr)
 
 
 def _tree(call: Call, slot: Slot, container: dict[str, Any], kind: str, target: str, flags: int, data: str) -> None:

@@ -103,7 +103,7 @@ def fsmount(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
         owner = (place.ids[0][1], place.ids[1][1]) if kind == "proc" else None
         top = tree.plant(kind, context, container, attr, owner=owner)
         place.become()
-        fd = tree.clone(top)
+        fd = tree.clone(top, attr)
         slot.remember(fd, "")
         call.give_tree(fd, cloexec=bool(call.args[1] & CLOEXEC))
 
