@@ -37,6 +37,9 @@ test-container: ## container tests only: bundles, no Docker (OCI_RUNTIME=PATH fo
 test-docker: ## docker tests only: a dockerd of their own (DOCKER_RUNTIME_PATH=PATH for another sysbox-runc)
 	@scr/test docker
 
+test-next: ## with what Debian's testing has today: Docker 28 or newer inside, its kernel under the virtual machine (as root)
+	@scr/test next
+
 test-guest: ## tests in a virtual machine: Debian 13 with systemd, cgroup v2, AppArmor and Docker (as root)
 	@scr/test guest
 
@@ -52,4 +55,4 @@ clean-demo: ## remove what the demo made
 clean: ## remove what was built
 	rm -rf build $(KERNEL)
 
-.PHONY: help build install uninstall lint test test-unit test-container test-docker test-guest bench demo clean-demo clean
+.PHONY: help build install uninstall lint test test-unit test-container test-docker test-next test-guest bench demo clean-demo clean

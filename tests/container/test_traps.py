@@ -320,7 +320,8 @@ def test_openat2_that_crosses_no_mount_finds_emulated_files(box: Bundle) -> None
     native, stay, beneath = "h:0,0,0", "h:0,0,1", "h:0,0,9"  # RESOLVE_NO_XDEV is 1, RESOLVE_BENEATH 8
     opened = "calls 437 -100 s:/proc h:2162688,0,0 24"  # O_PATH|O_DIRECTORY, as runc opens it
     for how in (native, stay, beneath):
-        for path, value in (("sys/kernel/panic", "7"), ("sys/net/core/default_qdisc", "sfq")):
+        of_the_kernel = [(f"{dot}sys/net/ipv4/ip_unprivileged_port_start", "1024") for dot in ("", "./")]  # by a mirror
+        for path, value in (("sys/kernel/panic", "7"), ("sys/net/core/default_qdisc", "sfq"), *of_the_kernel):
             script = f"437 r:0 s:{path} {how} 24 -- 0 r:1 b: 20"
             assert box.inside(f"{opened} -- {script}").splitlines()[2] == f"{len(value) + 1} 0 {value}", (how, path)
             relative = script.replace("r:0", "-100").replace("r:1", "r:0")
@@ -331,6 +332,10 @@ def test_openat2_that_crosses_no_mount_finds_emulated_files(box: Bundle) -> None
     path_only = f"{0o10000000},0,9"  # O_PATH
     script = f"437 r:0 s:sys/kernel/panic h:{path_only} 24 -- 0 r:1 b: 20"
     assert box.inside(f"{opened} -- {script}").splitlines()[2] == "2 0 7"
+    script = f"437 r:0 s:./sys/net/ipv4/ip_default_ttl h:{0o10400000},0,15 24 -- 0 r:1 b: 20"  # O_PATH|O_NOFOLLOW, no links either: runc
+    assert box.inside(f"{opened} -- {script}").splitlines()[2] == "3 0 64"
+    outside = "mkdir -p /tmp/sys/net && mount -t tmpfs none /tmp/sys/net && echo other >/tmp/sys/net/file && cd /tmp"
+    assert box.inside(f"{outside} && calls 437 -100 s:sys/net/file h:0,0,1 24") == f"-1 {EXDEV}\n"
     box.inside("mkdir /tmp/net /tmp/net/sub /tmp/sub")
     there = f"calls 437 -100 s:/tmp h:{0o10000000},0,0 24"
     assert errnos(box, f"{there} -- 437 r:0 s:sub h:{path_only} 24 -- 437 r:0 s:net/sub h:{path_only} 24") == [0, 0, 0]

@@ -24,11 +24,14 @@ ENGINE = pytest.StashKey[Engine]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "sysbox: holds for sysbox-runc only")
+    config.addinivalue_line("markers", "testing: with software of Debian's testing, which is another every day")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("sysbox") and not SYSBOX:
         pytest.skip(f"holds for sysbox-runc, not for {RUNTIME}")
+    if item.get_closest_marker("testing") and "SYSBOX_TEST_NEXT" not in os.environ:
+        pytest.skip("software of Debian's testing is another every day: make test-next")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -45,6 +45,14 @@ def options(argv: list[str]) -> argparse.Namespace:
     )
     for flag, (knob, effect, otherwise) in KNOBS.items():
         add(f"--{flag}", nargs="?", const="true", choices=("true", "false"), help=f"{effect} (default: {otherwise}; {knob} overrides it)")
+    add(
+        "--alias-dns",
+        nargs="?",
+        const="true",
+        choices=("true", "false"),
+        default="true",
+        help="let inner containers ask Docker's resolver on networks of its users (default: true)",
+    )
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-mgr {VERSION}", help="show the version and exit")
     add("--subuid-file", default="/etc/subuid", help=argparse.SUPPRESS)
@@ -109,4 +117,5 @@ def _tell_knobs(chosen: argparse.Namespace) -> None:
     fresh = f"{chosen.run_dir}/knobs.new"
     with open(fresh, "w", encoding="ascii") as file:
         file.writelines(f"{knob}={value.upper()}\n" for knob, value in values.items() if value)
+        file.write(f"alias-dns={chosen.alias_dns.upper()}\n")
     os.rename(fresh, fresh.removesuffix(".new"))

@@ -103,9 +103,10 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
 def defaults() -> dict[str, Any]:
     """Return what sysbox-mgr's command line says of SYSBOX_* variables that a container does not set itself. Raises Failure 1015."""
     try:
-        return oci.knobs(files.read(KNOBS).decode().split())
+        lines = files.read(KNOBS).decode().split()
     except FileNotFoundError:
         return {}
+    return {"alias-dns": "alias-dns=FALSE" not in lines, **oci.knobs(lines)}
 
 
 def _interrupt(*_: object) -> None:
@@ -256,6 +257,7 @@ def _accompany(
     told = {**told, "pid": pid}
     for kind in ("prestart", "createRuntime"):
         hooks.run(kind, wanted["hooks"].get(kind), told)
+    _resolve(wanted, pidfd)
     _sysctls(wanted["sysctl"], pidfd, ids.uid)
     wire.send(channel, {"do": "pivot"})
     sealing = birth.hear(channel, "ready", pid, pidfd)["seal"]
@@ -334,6 +336,22 @@ def _stdio(process_: dict[str, Any], ids: shift.Ids) -> None:
                 posix.fchown(fd, uid, -1)
         except OSError:
             continue  # closed, or a file system without owners
+
+
+def _resolve(wanted: dict[str, Any], pidfd: int) -> None:
+    """Make Docker's resolver known to inner containers, if it is what the container is to ask."""
+    path = next((mount["source"] for mount in wanted["mounts"] if mount["dest"] == "/etc/resolv.conf" and mount["kind"] == "bind"), "")
+    try:
+        if not path or wanted["regular"] or b"127.0.0.11" not in files.read(path):
+            return
+    except OSError:
+        return
+    if wanted["knobs"].get("alias-dns", True):
+        from sysbox.runtime import dns
+
+        home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+        dns.alias(path, pidfd, home)
+        posix.close(home)
 
 
 def _sysctls(wanted: dict[str, str], pidfd: int, uid: int) -> None:

@@ -7,10 +7,12 @@ the container's parts. All other contexts, and all other calls of that API, are 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from errno import EPERM
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
+from sysbox.fs.emulate import tables
 from sysbox.fs.emulate.tables import MIRRORS, ROWS
 from sysbox.fs.trap import mount
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place
@@ -157,13 +159,29 @@ def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
         wanted = flags | os.O_CLOEXEC
         if flags & os.O_PATH:  # no such descriptor can be given (see give_tree): one for reading serves as well
             wanted = wanted & ~os.O_PATH | os.O_NONBLOCK
-        try:
-            fd = k.openat2(base, path, wanted, mode, resolve & ~k.RESOLVE_NO_XDEV)
-        except OSError:
-            fd = -1
-        if fd < 0 or os.fstat(fd).st_dev != container["device"]:
+        fd = _open(base, path, (wanted, mode, resolve), container["device"])
+        if fd < 0:
             call.answer(0, go_on=True)  # the kernel has its own view of that
         else:
             call.give(fd, cloexec=bool(flags & os.O_CLOEXEC))
 
     return work
+
+
+def _open(base: int, path: str, how: tuple[int, int, int], device: int) -> int:
+    """Open a file of ours, or one of the kernel's that a mirror of ours leads to, over no other mount; -1: it is neither."""
+    flags, mode, resolve = how
+    with suppress(OSError):  # ELOOP: with O_NOFOLLOW a mirror's link is none
+        fd = k.openat2(base, path, flags, mode, resolve & ~k.RESOLVE_NO_XDEV)
+        if os.fstat(fd).st_dev == device:
+            return fd
+        os.close(fd)
+    try:
+        mirror, _, below = f"/{path}".partition("/sys/net/")
+        top = k.openat2(base, f"{mirror}/sys/net"[1:], os.O_PATH | os.O_CLOEXEC, 0, resolve & ~k.RESOLVE_NO_XDEV)
+        if os.fstat(top).st_dev != device:
+            return -1
+        kernel = k.openat2(top, tables.KERNEL, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_BENEATH)
+        return k.openat2(kernel, below, flags, mode, resolve | k.RESOLVE_BENEATH)
+    except OSError:
+        return -1
