@@ -310,6 +310,15 @@ def test_a_bind_of_a_part_of_proc_takes_what_is_below_along(box: Bundle, source:
     assert box.inside(f"{way_in} sh -c '{lxc} && {test} && cat /proc/sys/net/core/default_qdisc' 2>/dev/null") == "fq\n"
 
 
+@x86_only
+def test_namespaces_are_bound_by_their_thread(box: Bundle) -> None:
+    """As Docker's networks do: /proc/self/task/N, whose names the kernel has not cached."""
+    box.start()
+    for path in ("/proc/self/task/$$/ns/net", "/proc/self/ns/net", "/proc/thread-self/ns/net", "/proc/$$/ns/net"):
+        shell = f"touch /tmp/ns; exec calls 165 s:{path} s:/tmp/ns 0 0x1000 0"
+        assert box.inside(f"sh -c '{shell}'; umount /tmp/ns") == "0 0\n", path
+
+
 # --- what is answered in the kernel's stead
 
 

@@ -23,7 +23,7 @@ CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
 NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
 O_PATH = os.O_PATH | os.O_CLOEXEC
 # a link of the caller's own /proc, which leads elsewhere than ours: what it names is opened as the caller's
-MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd)(?:/(.*))?$", re.DOTALL)
+MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd|ns/\w+)(?:/(.*))?$", re.DOTALL)
 
 
 class Call(NamedTuple):

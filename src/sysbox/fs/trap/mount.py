@@ -242,7 +242,10 @@ def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, t
 
 def open_tree(place: Place, every: list[dict[str, Any]], container: dict[str, Any], at: int, path: str) -> int:
     """Clone a directory of a proc or sysfs with all that is mounted below; -1 if it is none: the kernel needs no help. Raises OSError."""
-    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
+    try:
+        fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
+    except OSError:
+        return -1  # /proc/self, say, is not ours: whatever it is, the kernel will see it as the caller does
     try:
         number = mount_id(fd, place.proc)
         ours = os.fstat(fd).st_dev == container["device"]
