@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="session")
-def guest(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    machine = Machine()
+@contextmanager
+def booted(request: pytest.FixtureRequest, more: str = "") -> Iterator[Machine]:
+    """Boot a machine with words more for its kernel, and install the project there."""
+    machine = Machine(more)
     keep: Path | None = TOP / "build/guest-console"
     try:
         machine.start()
@@ -29,8 +31,19 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Machine]:
 
 
 @pytest.fixture(scope="session")
+def guest(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    with booted(request) as machine:
+        yield machine
+
+
+@pytest.fixture(scope="session")
 def docker(guest: Machine) -> Machine:
     """The guest, its Docker with our runtime and a busybox."""
+    return with_docker(guest)
+
+
+def with_docker(guest: Machine) -> Machine:
+    """Start a machine's Docker with our runtime and a busybox."""
     guest(
         """
         mkdir -p /etc/docker

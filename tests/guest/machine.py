@@ -28,7 +28,9 @@ def script(*argv: str) -> str:
 class Machine:
     """One boot of a copy of the disk; nothing of it is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, more: str = "") -> None:
+        """Prepare it; ``more``: words for the kernel's command line."""
+        self.more = more
         self.disk = Path(script("disk"))
         self.directory = Path(tempfile.mkdtemp(prefix="guest-", dir="/var/tmp"))
         self.project = Path(script("project"))
@@ -58,7 +60,7 @@ class Machine:
         for name, device, drive in drives:
             command += ["-drive", f"if=none,id={name},{drive}", "-device", f"{device},drive={name},serial={name}"]
         kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
-        command += ["-kernel", f"{self.disk}/vmlinuz-{KERNEL}", "-append", kernel]
+        command += ["-kernel", f"{self.disk}/vmlinuz-{KERNEL}", "-append", f"{kernel} {self.more}"]
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.directory)})
         self.port = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 30

@@ -1,0 +1,65 @@
+"""The commands of the user guide, to be run, and what it says that they print."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GUIDE = Path(__file__).resolve().parents[1] / "docs/user-guide/README.md"
+BLOCK = re.compile(r"^(?P<indent> *)```(?P<info>.*)\n(?P<text>(?:.*\n)*?)(?P=indent)```$", re.MULTILINE)
+PROMPT = re.compile(r"(?:\$|root@\S+#) ")
+FAILS = re.compile(r"Error|denied|Read-only")  # what is printed where a command is to fail
+
+
+class Step(NamedTuple):
+    """A command, what is typed into it, and the lines that it prints; ``...`` stands for anything."""
+
+    command: str
+    typed: list[str]
+    printed: list[str]
+
+
+def sections(kind: str) -> dict[str, list[Step]]:
+    """Return the steps of each section's blocks of one kind: "console", or "console systemd" for a host with systemd."""
+    found = {}
+    for section in GUIDE.read_text().split("\n## ")[1:]:
+        blocks = [match for match in BLOCK.finditer(section) if match["info"] == kind]
+        if blocks:
+            found[section.partition("\n")[0]] = [step for match in blocks for step in _steps(textwrap.dedent(match["text"]))]
+    return found
+
+
+def _steps(text: str) -> Iterator[Step]:
+    step: Step | None = None
+    for line in text.splitlines():
+        prompt = PROMPT.match(line)
+        if line.startswith("$ "):
+            if step:
+                yield step
+            step = Step(line[2:], [], [])
+        else:
+            assert step, f"no command before {line!r}"
+            (step.typed if prompt else step.printed).append(line[prompt.end() :] if prompt else line)
+    if step:
+        yield step
+
+
+def check(steps: list[Step], run: Callable[[str], tuple[int, str]]) -> None:
+    """Run steps one after the other; each must print what the guide says, in that order, and succeed unless that is an error."""
+    for step in steps:
+        command = step.command
+        if step.typed:  # on a terminal, as people do
+            lines = " ".join(shlex.quote(line) for line in [*step.typed, "exit"])
+            command = f"printf '%s\\n' {lines} | script -qec {shlex.quote(command)} /dev/null"
+        status, output = run(command)
+        assert not status or FAILS.search("\n".join(step.printed)), f"$ {command}: status {status}\n{output}"
+        left = iter(" ".join(line.split()) for line in output.splitlines())
+        for line in step.printed:
+            wanted = ".*".join(map(re.escape, " ".join(line.split()).split("...")))
+            assert any(re.fullmatch(wanted, got) for got in left), f"$ {command}\nshould print {line!r}, not\n{output}"
