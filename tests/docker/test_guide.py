@@ -35,10 +35,14 @@ def test_section(images: Engine, section: str, tmp_path: Path) -> None:
     here.mkdir()
     state = tmp_path / "cwd"
     state.write_text(str(here))
-    path = f"{os.path.dirname(RUNTIME_PATH)}:{os.environ['PATH']}"
+    sudo = tmp_path / "bin/sudo"
+    sudo.parent.mkdir()
+    sudo.write_text('#!/bin/sh\nexec "$@"\n')
+    sudo.chmod(0o755)
+    path = f"{sudo.parent}:{os.path.dirname(RUNTIME_PATH)}:{os.environ['PATH']}"
 
     def run(command: str) -> tuple[int, str]:
-        script = f'sudo() {{ "$@"; }}\ncd "$(cat {state})"\n{command}\nstatus=$?\npwd >{state}\nexit $status'
+        script = f'cd "$(cat {state})"\n{command}\nstatus=$?\npwd >{state}\nexit $status'
         done = subprocess.run(
             ["bash", "-c", script],
             stdin=subprocess.DEVNULL,
