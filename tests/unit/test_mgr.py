@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sysbox.errors import Failure
+from sysbox.mgr import host
 from sysbox.mgr.store import Record, Store
 from sysbox.mgr.subid import CHUNK, SubIds, intersect, lowest, parse
 
@@ -113,3 +114,14 @@ def test_a_process_that_is_gone_is_not_alive(tmp_path: Path) -> None:
     (tmp_path / "c1").mkdir()
     (tmp_path / "c1/state.json").write_text("{}")
     assert not record.stale()
+
+
+def test_limits_of_the_host_that_are_too_low(tmp_path: Path) -> None:
+    for name, wanted in host.SYSCTLS.items():
+        path = tmp_path / name.replace(".", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{wanted}\n")
+    assert host.low(str(tmp_path)) == []
+    (tmp_path / "kernel/keys/maxkeys").write_text("200\n")
+    (tmp_path / "user/max_user_namespaces").unlink()
+    assert host.low(str(tmp_path)) == [("kernel.keys.maxkeys", 200, 20000)]

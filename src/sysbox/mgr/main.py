@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sysbox import daemon
 from sysbox.errors import Failure
+from sysbox.mgr import host
 from sysbox.mgr.registry import Registry
 from sysbox.mgr.server import Server
 from sysbox.mgr.store import Store
@@ -92,6 +93,8 @@ def _run(chosen: argparse.Namespace, ready: Callable[[], None]) -> int:
     try:
         subids = SubIds(chosen.subid_user, chosen.subuid_file, chosen.subgid_file)
         server = Server(daemon.listen(path), Registry(store, subids, namespaces, watch))
+        for name, now, wanted in host.low():
+            log.warning("%s is %d, too little for many system containers. Try: sysctl %s=%d, or make install", name, now, name, wanted)
         log.info("Ready")
         ready()
         daemon.notify("READY=1")

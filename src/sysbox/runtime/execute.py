@@ -35,6 +35,7 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
     process.check(wanted, "process")
     console, ours = _console(wanted, options)
     log.debug(f"plan: exec {wanted['args']} as {wanted.get('user')} in {wanted['cwd']}")
+    regular = now.get("regular", False)  # one of a version before may run
     knobs = oci.knobs([entry for entry in wanted.get("env") or () if entry.startswith("SYSBOX_HONOR_CAPS=")])
     job = {
         "process": wanted,
@@ -42,8 +43,8 @@ def execute(root: str, name: str, args: list[str], options: dict[str, Any]) -> i
         "seccomp": _filter(root, name),
         "keyring": f"_ses.{name}",
         "preserve": int(options.get("preserve-fds") or 0),
-        "honor_caps": now["regular"] or knobs.get("SYSBOX_HONOR_CAPS", now["honor_caps"]),
-        "apparmor": apparmor.wanted(wanted, regular=now["regular"]),
+        "honor_caps": regular or knobs.get("SYSBOX_HONOR_CAPS", now.get("honor_caps", False)),
+        "apparmor": apparmor.wanted(wanted, regular=regular),
         "personality": now["personality"],
         "traps": None if now["traps"] is None else traps.program(**now["traps"]),
     }
