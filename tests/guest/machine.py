@@ -31,7 +31,7 @@ class Machine:
     def __init__(self, more: str = "") -> None:
         """Prepare it; ``more``: words for the kernel's command line."""
         self.more = more
-        self.disk = Path(script("disk"))
+        self.disk = Path(script("disk", KERNEL))
         self.directory = Path(tempfile.mkdtemp(prefix="guest-", dir="/var/tmp"))
         self.project = Path(script("project"))
         self.console = self.directory / "console"
@@ -53,14 +53,15 @@ class Machine:
             ("root", "nvme", f"file={self.disk}/root.img,format=raw,snapshot=on"),
             ("project", "virtio-blk-pci", f"file={self.project},format=raw,readonly=on"),
         ]
-        command = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "Nehalem-v1"]
-        command += ["-smp", "2", "-m", "3072", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        command = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=1024", "-cpu", "Nehalem-v1"]
+        # One processor: with two, a kernel that patched itself for the other one has panicked in the middle of the patch.
+        command += ["-smp", "1", "-m", "3072", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         command += ["-serial", f"file:{self.console}", "-device", "virtio-rng-pci", "-device", "virtio-serial-pci"]
         command += ["-chardev", f"socket,id=agent,path={path},server=on,wait=off", "-device", "virtserialport,chardev=agent,name=guest"]
         for name, device, drive in drives:
             command += ["-drive", f"if=none,id={name},{drive}", "-device", f"{device},drive={name},serial={name}"]
         kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
-        command += ["-kernel", f"{self.disk}/vmlinuz-{KERNEL}", "-append", f"{kernel} {self.more}"]
+        command += ["-kernel", f"{self.disk}/vmlinuz", "-append", f"{kernel} {self.more}"]
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.directory)})
         self.port = socket.socket(socket.AF_UNIX)
         end = time.monotonic() + 30

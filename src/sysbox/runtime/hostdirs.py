@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FORMATS = "/proc/sys/fs/binfmt_misc"
 FORMATS_SINCE = (6, 7)  # each user namespace has its own
 MODULES = "/lib/modules"
+KMOD = ("/bin/kmod", "/usr/bin/kmod", "/sbin/kmod")
 HEADERS = ("/usr/src/linux-headers-{}", "/usr/src/kernels/{}", "/lib/modules/{}/build")  # Debian and Ubuntu; Fedora and its kin; Arch
 
 
@@ -27,6 +28,8 @@ def adapt(wanted: dict[str, Any], release: str, version: tuple[int, int]) -> Non
     if version >= FORMATS_SINCE and FORMATS not in taken and posix.access(FORMATS, posix.F_OK):
         first = next(index for index, mount in enumerate(wanted["mounts"]) if mount["dest"] == "/dev")
         wanted["mounts"].insert(first, plan.mount(FORMATS, "binfmt_misc", "binfmt_misc", plan.SAFE))
+    if wanted["systemd"] and not any(posix.access(wanted["root"] + path, posix.F_OK) for path in KMOD):
+        return  # where there are modules its kmod-static-nodes.service wants that program, and fails without it
     wanted["mounts"] += [_bind(path) for path in _directories(release) if path not in taken]
 
 

@@ -122,7 +122,7 @@ def _one(merged: int, upper: int, notes: dict[str, Any], path: str, mode: int | 
 
 def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None, owner: tuple[int, int]) -> str | None:
     """Make a directory in the container's root as it sees it; return its real path from there, None if it is not wanted or no directory."""
-    made = False
+    made = []
     parts = path.strip("/").split("/")
     for number in range(len(parts) if mode is not None else 0):
         try:
@@ -134,7 +134,7 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None, owner
         try:
             posix.mkdir(parts[number], mode if number == len(parts) - 1 and mode else 0o755, dir_fd=parent)
             posix.chown(parts[number], *owner, dir_fd=parent, follow_symlinks=False)
-            made = True
+            made.append("/" + "/".join(parts[: number + 1]))
         except OSError as error:
             if error.errno != EEXIST:
                 raise
@@ -146,14 +146,20 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None, owner
         if error.errno in (ENOENT, ENOTDIR, ELOOP) and not made:
             return None
         raise
+    posix.close(fd)
+    for one in made:
+        notes.setdefault("made", []).append(_real(merged, one))
+    return _real(merged, path) or None
+
+
+def _real(top: int, path: str) -> str:
+    """Return the path from a directory of what ``path`` is as it sees it, free of symlinks. Raises OSError."""
+    fd = k.openat2(top, path, O_DIR, 0, k.RESOLVE_IN_ROOT)
     try:
-        root, real = (posix.readlink(f"/proc/self/fd/{one}") for one in (merged, fd))
+        root, real = (posix.readlink(f"/proc/self/fd/{one}") for one in (top, fd))
     finally:
         posix.close(fd)
-    real = real[len(root.rstrip("/")) + 1 :]
-    if made:
-        notes.setdefault("made", []).append(real)
-    return real or None
+    return real[len(root.rstrip("/")) + 1 :]
 
 
 def settle(notes: dict[str, Any], mounts: list[dict[str, Any]], cwd: str) -> None:
@@ -198,7 +204,7 @@ def _copy_up(merged: int, path: str) -> None:
 
 def tidy(notes: dict[str, Any]) -> None:
     """Remove what was made for nothing, so that ``docker diff`` and ``commit`` do not show it."""
-    for path in notes.get("made") or ():
+    for path in reversed(notes.get("made") or ()):
         # by the first overlay if it is still there: it would go on believing in what is removed behind its back
         for top in (notes["merged"], notes["upper"]):
             try:
