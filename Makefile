@@ -25,7 +25,7 @@ uninstall: ## remove what install put there (the lines of /etc/subuid and /etc/s
 lint: ## ruff, mypy --strict, shellcheck
 	@scr/test lint
 
-test: ## install what the tests need, then lint, unit, container and docker tests (as root)
+test: ## install what the tests need, then lint, unit, container, docker and some guest tests (as root)
 	@scr/test all
 
 test-unit: ## unit tests only, with coverage (no root needed once build/venv is there)
@@ -40,7 +40,7 @@ test-docker: ## docker tests only: a dockerd of their own (DOCKER_RUNTIME_PATH=P
 test-next: ## with what Debian's testing has today: Docker 28 or newer inside, its kernel under the virtual machine (as root)
 	@scr/test next
 
-test-guest: ## tests in a virtual machine: Debian 13 with systemd, cgroup v2, AppArmor and Docker (as root)
+test-guest: ## all tests in virtual machines: Debian 13 with systemd, cgroup v2, AppArmor and Docker (as root)
 	@scr/test guest
 
 bench: ## compare with runc and crun

@@ -255,3 +255,16 @@ def test_docker_of_debians_testing(engine: Engine) -> None:
     assert (
         one("printf 'FROM busybox\\nRUN echo 1 >/x\\nCMD cat /x\\n' | docker build -q -t built - >/dev/null; docker run --rm built") == "1"
     )
+
+
+def test_systemd_of_ubuntu(engine: Engine) -> None:
+    try:
+        engine.load("sysbox/ubuntu")
+    except AssertionError as error:
+        pytest.skip(f"no Ubuntu beside Debian where packages come from: {str(error)[-200:]}")
+    name = engine("run", "-d", f"--runtime={RUNTIME}", "sysbox/ubuntu")
+    state = "systemctl is-system-running; systemctl --failed --no-legend --plain"
+    eventually(lambda: engine.tried("exec", name, "sh", "-c", state).stdout.split()[:1] in (["running"], ["degraded"]), 60, "booted")
+    assert engine.exec(name, f"{state}; . /etc/os-release; echo $ID") == "running\nubuntu"
+    engine("stop", "-t", "60", name)
+    assert engine.get(name, ".State.ExitCode") != "137"

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "smoke: part of make test, and run with other kernels")
+
+
 @contextmanager
 def booted(request: pytest.FixtureRequest, more: str = "") -> Iterator[Machine]:
     """Boot a machine with words more for its kernel, and install the project there."""

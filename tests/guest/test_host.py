@@ -16,11 +16,13 @@ if TYPE_CHECKING:
 GROUP = "C=/sys/fs/cgroup/system.slice/docker-$(docker inspect -f '{{.Id}}' c1).scope"
 
 
+@pytest.mark.smoke
 def test_the_machine_is_the_host_that_we_mean(docker: Machine) -> None:
     assert docker("docker info -f '{{.CgroupDriver}} {{.CgroupVersion}}'") == "systemd 2"
     assert docker("systemctl is-system-running; findmnt -no PROPAGATION /") == "running\nshared"
 
 
+@pytest.mark.smoke
 def test_a_container_is_a_scope_with_limits_that_stay(docker: Machine) -> None:
     docker("docker run -d --name c1 --runtime=sysbox-runc -m 64m --cpus 0.5 --pids-limit 50 busybox sleep 1000")
     limits = f"{GROUP}; cat $C/memory.max $C/cpu.max $C/pids.max"
@@ -37,6 +39,7 @@ def test_a_container_is_a_scope_with_limits_that_stay(docker: Machine) -> None:
     docker("docker pause c1; docker unpause c1")
 
 
+@pytest.mark.smoke
 def test_nothing_is_left_of_it(docker: Machine) -> None:
     mounts = "grep -c 'overlay' /proc/self/mountinfo || true"
     docker("docker rm -f c1")
@@ -54,7 +57,8 @@ def test_more_memory_than_allowed(docker: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "rootfs", "flag"), [("debian12", "/srv/systemd", ""), ("debian13-scope", "/srv/systemd13", "--systemd-cgroup")]
+    ("name", "rootfs", "flag"),
+    [("debian12", "/srv/systemd", ""), pytest.param("debian13-scope", "/srv/systemd13", "--systemd-cgroup", marks=pytest.mark.smoke)],
 )
 def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> None:
     """Its own cgroups are below its scope; with both drivers."""

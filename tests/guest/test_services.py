@@ -29,6 +29,7 @@ def goes_on(guest: Machine) -> None:
     assert guest("tail -n 1 /srv/c1/n") == "x"
 
 
+@pytest.mark.smoke
 def test_installation_starts_the_services(guest: Machine) -> None:
     assert guest("systemctl is-active sysbox sysbox-mgr sysbox-fs").split() == ["active"] * 3
     assert guest("systemctl is-enabled sysbox") == "enabled"
@@ -38,6 +39,7 @@ def test_installation_starts_the_services(guest: Machine) -> None:
     assert guest("journalctl -q --no-pager -u 'sysbox*' -p warning; journalctl --no-pager -u 'sysbox*' | grep -c Traceback || true") == "0"
 
 
+@pytest.mark.smoke
 def test_a_restart_loses_no_container(busy: Machine) -> None:
     goes_on(busy)
     for _ in range(3):
@@ -47,6 +49,7 @@ def test_a_restart_loses_no_container(busy: Machine) -> None:
     busy("docker run --rm --runtime=sysbox-runc busybox true")
 
 
+@pytest.mark.smoke
 def test_nor_do_kills(busy: Machine) -> None:
     ours = "pgrep -f sbin/sysbox"
     for victims in ("$(systemctl show -P MainPID sysbox-fs)", f"$({ours}-fs | tail -n 2)", f"$({ours}-fs)", f"$({ours}-mgr)", f"$({ours})"):
@@ -108,6 +111,7 @@ def test_logs_are_rotated(docker: Machine) -> None:
     docker("ls /var/log/sysbox-fs.log.1 /var/log/sysbox-mgr.log.1")
 
 
+@pytest.mark.smoke
 def test_apparmor_confines_the_daemons_and_lets_containers_be(busy: Machine) -> None:
     for name in ("mgr", "fs"):
         assert busy(f"cat /proc/$(systemctl show -P MainPID sysbox-{name})/attr/current") == "sysbox (enforce)"
