@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 TOP = Path(__file__).resolve().parents[2]
-KERNEL = os.environ.get("SYSBOX_GUEST_KERNEL", "13")  # that of Debian 12 (6.1), 13 (6.12) or 14 (testing's)
+KERNEL = os.environ.get("SYSBOX_GUEST_KERNEL", "13")  # of Debian 12 (6.1), 13 (6.12) or 14 (testing's), or "ubuntu" (6.8)
+ROOT = ("virtio-blk-pci", "/dev/vda") if KERNEL == "ubuntu" else ("nvme", "/dev/nvme0n1")  # what the kernel can mount by itself
 BOOT = 180  # seconds; usually 15 to 60
 TRIES = 3  # under load a machine may stop in its boot
 
@@ -50,7 +51,7 @@ class Machine:
         path = self.directory / "port"
         path.unlink(missing_ok=True)
         drives = [
-            ("root", "nvme", f"file={self.disk}/root.img,format=raw,snapshot=on"),
+            ("root", ROOT[0], f"file={self.disk}/root.img,format=raw,snapshot=on"),
             ("project", "virtio-blk-pci", f"file={self.project},format=raw,readonly=on"),
         ]
         command = ["qemu-system-x86_64", "-M", "q35", "-accel", "tcg,tb-size=1024", "-cpu", "Nehalem-v1"]
@@ -60,7 +61,7 @@ class Machine:
         command += ["-chardev", f"socket,id=agent,path={path},server=on,wait=off", "-device", "virtserialport,chardev=agent,name=guest"]
         for name, device, drive in drives:
             command += ["-drive", f"if=none,id={name},{drive}", "-device", f"{device},drive={name},serial={name}"]
-        kernel = "root=/dev/nvme0n1 rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
+        kernel = f"root={ROOT[1]} rw console=ttyS0 quiet panic=-1 net.ifnames=0 mitigations=off systemd.show_status=0"
         command += ["-kernel", f"{self.disk}/vmlinuz", "-append", f"{kernel} {self.more}"]
         self.qemu = subprocess.Popen(command, stdin=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(self.directory)})
         self.port = socket.socket(socket.AF_UNIX)

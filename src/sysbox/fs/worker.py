@@ -121,10 +121,18 @@ class Worker:
             ready = self.poll.poll()
             if len(ready) > 1:  # contexts first: the call that comes after one may be about it
                 ready.sort(key=lambda one: one[0] != self.inner.fileno())
-            for fd, _ in ready:
-                action = self.actions.get(fd)
-                if action:
-                    action()
+            for fd, events in ready:
+                self._act(fd, events)
+
+    def _act(self, fd: int, events: int) -> None:
+        """Do what a descriptor is watched for. To receive from a listener whose processes have all ended blocks for ever before 6.11."""
+        action = self.actions.get(fd)
+        if events == select.EPOLLHUP:
+            for number in [number for number, one in self.listeners.items() if one == fd]:
+                self._forget(number, fd)
+                return
+        if action:
+            action()
 
     def _end(self) -> None:
         self.ended = True
@@ -280,8 +288,8 @@ class Worker:
                 return
             end = time.monotonic() + PATIENCE
             while (left := end - time.monotonic()) > 0 and not self.ended:
-                for fd, _ in self.poll.poll(left * 1000):
-                    self.actions[fd]()
+                for fd, events in self.poll.poll(left * 1000):
+                    self._act(fd, events)
 
     def _start_keeper(self) -> None:
         """Start sysbox-fs anew and give it what we hold. Our room has no programs: a child goes back to the host's mounts."""

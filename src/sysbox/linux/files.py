@@ -1,4 +1,4 @@
-"""Small files whole, and paths as text: what os and pathlib would take milliseconds to import for."""
+"""Small files whole, paths as text, the kernel's version: what os, pathlib and platform would take milliseconds to import for."""
 
 from __future__ import annotations
 
@@ -39,3 +39,12 @@ def clean(path: str) -> str:
         elif part not in ("", "."):
             parts.append(part)
     return "/" + "/".join(parts)
+
+
+def linux(release: str = "") -> tuple[int, int]:
+    """Return the version of the kernel, or of ``release``; one that cannot be told is taken to be new."""
+    numbers = (release or posix.uname().release).split("-")[0].split(".")
+    try:
+        return int(numbers[0]), int(numbers[1])
+    except (ValueError, IndexError):
+        return 999, 0

@@ -73,7 +73,7 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
     if not wanted["regular"] and any(posix.access(path, posix.F_OK) for path in (HOSTDIRS.format(release), FORMATS)):
         from sysbox.runtime import hostdirs
 
-        hostdirs.adapt(wanted, release, kernel(release))
+        hostdirs.adapt(wanted, release)
     for line in plan.describe(wanted) if log.debugging() else ():
         log.debug(f"plan: {line}")
     if not options.get("no-kernel-check"):
@@ -113,18 +113,9 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def kernel(release: str) -> tuple[int, int]:
-    """Return the version of a kernel; one that cannot be told is taken to be new."""
-    numbers = release.split("-")[0].split(".")
-    try:
-        return int(numbers[0]), int(numbers[1])
-    except (ValueError, IndexError):
-        return 999, 0
-
-
 def check_kernel(release: str) -> None:
     """Raise Failure 1016 for a kernel that cannot do this."""
-    if kernel(release) < NEEDS:
+    if files.linux(release) < NEEDS:
         raise Failure(1016, f"kernel {release} is too old", f"Linux {NEEDS[0]}.{NEEDS[1]} or newer")
     for path, cause in (
         ("/proc/sys/user/max_user_namespaces", "user namespaces are switched off"),

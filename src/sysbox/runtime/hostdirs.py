@@ -22,10 +22,10 @@ KMOD = ("/bin/kmod", "/usr/bin/kmod", "/sbin/kmod")
 HEADERS = ("/usr/src/linux-headers-{}", "/usr/src/kernels/{}", "/lib/modules/{}/build")  # Debian and Ubuntu; Fedora and its kin; Arch
 
 
-def adapt(wanted: dict[str, Any], release: str, version: tuple[int, int]) -> None:
+def adapt(wanted: dict[str, Any], release: str) -> None:
     """Add mounts to a plan: what this host has for its kernel, except where something is mounted anyway."""
     taken = {mount["dest"] for mount in wanted["mounts"]}
-    if version >= FORMATS_SINCE and FORMATS not in taken and posix.access(FORMATS, posix.F_OK):
+    if files.linux() >= FORMATS_SINCE and FORMATS not in taken and posix.access(FORMATS, posix.F_OK):
         first = next(index for index, mount in enumerate(wanted["mounts"]) if mount["dest"] == "/dev")
         wanted["mounts"].insert(first, plan.mount(FORMATS, "binfmt_misc", "binfmt_misc", plan.SAFE))
     if wanted["systemd"] and not any(posix.access(wanted["root"] + path, posix.F_OK) for path in KMOD):

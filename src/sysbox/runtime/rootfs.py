@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 
 from sysbox.errors import Failure, reason
 from sysbox.linux import _kernel as k
-from sysbox.linux import mountinfo
+from sysbox.linux import files, mountinfo
 from sysbox.runtime import shift
 
 TYPE_CHECKING = False
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 KEPT = ("volatile", "metacopy", "redirect_dir", "xino", "userxattr")  # options of the overlay that must be the second one's too
 ATTRIBUTES = {"ro": k.MOUNT_ATTR_RDONLY, "nosuid": k.MOUNT_ATTR_NOSUID, "nodev": k.MOUNT_ATTR_NODEV, "noexec": k.MOUNT_ATTR_NOEXEC}
 WORK = "work-sysbox"
+DETACHED_SINCE = (6, 15)  # Linux that takes detached mounts for layers
 REMAPPED = 65536  # ids from here on are those of a user namespace
 
 
@@ -140,7 +141,7 @@ def overlay(line: str, lines: list[str], ids: shift.Ids, notes: dict[str, Any], 
     fds: list[int] = []
     try:
         named = _clones(layers, lines, ids, fds)
-        if attached:
+        if attached or files.linux() < DETACHED_SINCE:  # trying would leave a line in the kernel's log, for each container
             return _mount_attached(named, found, fds, ids)
         try:
             return _mount(named, found, fds, ids)
