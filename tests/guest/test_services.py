@@ -132,7 +132,7 @@ def test_apparmor_confines_the_daemons_and_lets_containers_be(busy: Machine) -> 
 
 @pytest.mark.smoke
 def test_user_namespaces_inside(busy: Machine) -> None:
-    """As an unprivileged user: Ubuntu's kernel leaves that to processes with a profile that says so, and puts others under one of its own."""
+    """Ubuntu's kernel lets processes whose profile says so make them, and puts others under a profile of its own."""
     restrict = "/proc/sys/kernel/apparmor_restrict_unprivileged_userns"
     busy(f"if test -e {restrict}; then echo 1 >{restrict}; fi")
     assert busy("docker exec -u 1000 c1 unshare -Ur sh -c 'id -u; cat /proc/self/attr/current'") == "0\nsysbox-container (enforce)"
