@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from container.bundle import Bundle, sysbox_only
+from container.bundle import RUNTIME, Bundle, sysbox_only
 
 
 def options_of(text: str, where: str) -> set[str]:
@@ -274,3 +274,21 @@ def test_what_a_host_may_mount(bundle: Bundle) -> None:
         "mkdir /m/p && mount -t proc p /m/p && test -d /m/p/1 && unshare -U true && unshare -mpf true && echo good"
     )
     assert bundle.good() == "x\ngood\n"
+
+
+@sysbox_only
+@pytest.mark.skipif(not os.path.isdir("/proc/sys/fs/binfmt_misc"), reason="a host without it is asked for headers only if it has modules")
+@pytest.mark.parametrize("readonly", [False, True])
+def test_headers_of_the_kernel_are_there_if_there_is_a_place(bundle: Bundle, *, readonly: bool) -> None:
+    """In a mount namespace in which the host has some; nobody has asked for them, so they are no reason to fail."""
+    path = f"/usr/src/linux-headers-{os.uname().release}"
+    host = f"mount -t tmpfs none /usr/src && mkdir {path} && touch {path}/Makefile"
+    if readonly:
+        host += f" && mount --bind {bundle.rootfs} {bundle.rootfs} && mount -o remount,bind,ro {bundle.rootfs}"
+    bundle.sh(f"stat -c '%u %n' {path}/*; mount -o remount,bind,rw {path}; touch {path}/x; ls {path}; echo end")
+    bundle.write()
+    run = f"{RUNTIME} --root {bundle.root} run {bundle.name}"
+    command = ["unshare", "-m", "sh", "-c", f"{host} && exec {run}"]
+    done = subprocess.run(command, cwd=bundle.directory, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    seen = [] if readonly else [f"65534 {path}/Makefile", "Makefile"]
+    assert done.stdout.splitlines() == [*seen, "end"], done

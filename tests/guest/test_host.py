@@ -130,9 +130,19 @@ def test_systemd_inside_docker_and_docker_inside_that(docker: Machine) -> None:
 
 
 def test_modules_and_headers_of_the_host(docker: Machine) -> None:
-    docker("mkdir -p /usr/src/linux-headers-$(uname -r) && touch /usr/src/linux-headers-$(uname -r)/Makefile")
-    script = "ls /lib/modules/$(uname -r) | grep -c modules.dep$; ls /usr/src/linux-headers-$(uname -r)"
-    assert docker(f"docker run --name m1 --runtime=sysbox-runc busybox sh -c '{script}'") == "1\nMakefile"
+    docker(
+        """
+        headers=/usr/src/linux-headers-$(uname -r) common=/usr/src/linux-headers-$(uname -r | cut -d- -f1)-common  # as Debian has it
+        mkdir -p $headers $common /usr/lib/linux-kbuild-0/scripts
+        touch $headers/Makefile $common/Kconfig /usr/lib/linux-kbuild-0/scripts/tool
+        ln -sfn ../../lib/linux-kbuild-0/scripts $headers/scripts
+        """
+    )
+    script = "ls /lib/modules/$(uname -r) | grep -c modules.dep$; cd /usr/src; ls linux-headers-$(uname -r) linux-headers-*-common/Kconfig"
+    seen = docker(f"docker run --name m1 --runtime=sysbox-runc busybox sh -c '{script}; ls linux-headers-$(uname -r)/scripts/'").split()
+    assert (seen[0], seen[-1]) == ("1", "tool")
+    assert {"Makefile", "scripts"} < set(seen)
+    assert any(one.endswith("-common/Kconfig") for one in seen)
     assert "A " not in docker("docker diff m1; docker rm m1"), "it has left a trace in the container's layer"
     write = "mount -o remount,bind,rw /lib/modules/$(uname -r); touch /lib/modules/$(uname -r)/x || ! test -e /lib/modules/$(uname -r)/x"
     docker(f"docker run --rm --runtime=sysbox-runc busybox sh -c '{write}'; test ! -e /lib/modules/$(uname -r)/x")

@@ -19,7 +19,7 @@ FORMATS = "/proc/sys/fs/binfmt_misc"
 FORMATS_SINCE = (6, 7)  # each user namespace has its own
 MODULES = "/lib/modules"
 KMOD = ("/bin/kmod", "/usr/bin/kmod", "/sbin/kmod")
-HEADERS = ("/usr/src/linux-headers-{}", "/usr/src/kernels/{}", "/lib/modules/{}/build")  # Debian and Ubuntu; Fedora and its kin; Arch
+SOURCES = "/usr/src"
 
 
 def adapt(wanted: dict[str, Any], release: str) -> None:
@@ -34,30 +34,24 @@ def adapt(wanted: dict[str, Any], release: str) -> None:
 
 
 def _directories(release: str) -> list[str]:
-    wanted = [f"{MODULES}/{release}"] + [path.format(release) for path in HEADERS]
-    found: list[str] = []
-    for path in wanted:
-        found += [one for one in (path, *_led_to(path)) if not any(f"{one}/".startswith(f"{other}/") for other in found)]
-    return [path for path in found if posix.access(path, posix.F_OK)]
-
-
-def _led_to(path: str) -> list[str]:
-    """List directories that symlinks in a directory of headers lead to: those for all flavours of a kernel, its build tools."""
+    """List what this host has: modules, headers of the kernel and those that its flavours share, and where their symlinks lead to."""
+    headers = [f"{SOURCES}/kernels/{release}"]  # of Fedora and its kin
     try:
-        names = posix.listdir(path) if path.startswith("/usr/src/") else []
+        version = release.partition("-")[0]
+        headers += [f"{SOURCES}/{name}" for name in posix.listdir(SOURCES) if name.startswith(f"linux-headers-{version}")]
     except OSError:
-        return []
-    found = [f"{path.rpartition('-')[0]}-common"] if "linux-headers" in path else []
-    version = "-".join(path.rpartition("/")[2].removeprefix("linux-headers-").split("-")[:-1])
-    found.append(f"/usr/src/linux-headers-{version}-common")
-    for name in names:
-        try:
-            target = posix.readlink(f"{path}/{name}")
-        except OSError:
-            continue
-        whole = files.clean(target if target.startswith("/") else f"{path}/{target}")
-        found.append(whole.rpartition("/")[0])
-    return found
+        pass  # there is no such directory
+    found = [f"{MODULES}/{release}", *headers]
+    for path in headers:
+        for name in ("scripts", "tools"):
+            try:
+                target = posix.readlink(f"{path}/{name}")
+            except OSError:
+                continue
+            whole = files.clean(target if target.startswith("/") else f"{path}/{target}").rpartition("/")[0]
+            if whole not in found:
+                found.append(whole)
+    return [path for path in found if posix.access(path, posix.F_OK)]
 
 
 def _bind(path: str) -> dict[str, Any]:

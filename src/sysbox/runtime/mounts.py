@@ -32,7 +32,13 @@ def make(job: dict[str, Any]) -> int:
         if kind == "tree":
             fd = job["trees"][mount["type"]]
         if kind in ("attach", "tree"):
-            target = place(root, dest, directory=directory, ordinary=kind == "tree")
+            try:
+                target = place(root, dest, directory=directory, ordinary=kind == "tree")
+            except OSError:
+                if "host" not in mount:
+                    raise
+                posix.close(fd)  # nobody has asked for it, and a root that cannot be written to has no place for it
+                continue
             k.move_mount(fd, "", target, "", EMPTY)
             for propagation in mount.get("propagation", ()):
                 if propagation & ~k.MS_REC not in (k.MS_PRIVATE, k.MS_SLAVE):
