@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 GUIDE = Path(__file__).resolve().parents[1] / "docs/user-guide/README.md"
 BLOCK = re.compile(r"^(?P<indent> *)```(?P<info>.*)\n(?P<text>(?:.*\n)*?)(?P=indent)```$", re.MULTILINE)
 PROMPT = re.compile(r"(?:\$|root@\S+#) ")
+PROMPTED = re.compile(r"^(?:\S*[#$] )+")  # what a shell prints before what a command prints that was typed ahead
 FAILS = re.compile(r"Error|denied|Read-only")  # what is printed where a command is to fail
 
 
@@ -55,11 +56,12 @@ def check(steps: list[Step], run: Callable[[str], tuple[int, str]]) -> None:
     for step in steps:
         command = step.command
         if step.typed:  # on a terminal, as people do
-            lines = " ".join(shlex.quote(line) for line in [*step.typed, "exit"])
-            command = f"printf '%s\\n' {lines} | script -qec {shlex.quote(command)} /dev/null"
+            keys = " ".join(shlex.quote(line) for line in [*step.typed, "exit"])
+            command = f"printf '%s\\n' {keys} | script -qec {shlex.quote(command)} /dev/null"
         status, output = run(command)
         assert not status or FAILS.search("\n".join(step.printed)), f"$ {command}: status {status}\n{output}"
-        left = iter(" ".join(line.split()) for line in output.splitlines())
+        lines = [PROMPTED.sub("", line) for line in output.splitlines()] if step.typed else output.splitlines()
+        left = iter(" ".join(line.split()) for line in lines)
         for line in step.printed:
             wanted = ".*".join(map(re.escape, " ".join(line.split()).split("...")))
             assert any(re.fullmatch(wanted, got) for got in left), f"$ {command}\nshould print {line!r}, not\n{output}"

@@ -46,10 +46,9 @@ def test_memory_of_an_inner_container(engine: Engine, outer: str) -> None:
     since = str(int(time.time()))
     status, _ = inner(engine, "--name", "filled", "-m", "64m", "--memory-swap", "64m", f"{FILL}; sleep 0")
     assert engine.exec(outer, "docker inspect -f '{{.State.OOMKilled}}' filled") == "true" or status == 137
-    events = engine.exec(
-        outer, f"docker events --since {since} --until $(date +%s) --filter event=oom --format '{{{{.Actor.Attributes.name}}}}'"
-    )
-    assert "filled" in events.split()
+    told = "--filter event=oom --format '{{.Actor.Attributes.name}}'"
+    events = f"docker events --since {since} --until $(date +%s) {told}"
+    eventually(lambda: "filled" in engine.exec(outer, events).split(), 20, "the event")
     assert engine.get(outer, ".State.OOMKilled") == "false"
     assert inner(engine, "--rm", "-m", "300m", "head -c 100m /dev/zero | tail | wc -c") == (0, str(100 << 20)), "what fits is not touched"
     engine.exec(outer, "docker rm -f filled")
