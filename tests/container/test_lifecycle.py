@@ -309,7 +309,8 @@ def test_versions_of_the_specification(bundle: Bundle, version: str) -> None:
 def test_a_creation_that_is_interrupted_leaves_nothing(bundle: Bundle, number: int) -> None:
     bundle.config["hooks"] = {"createRuntime": [{"path": "/bin/sleep", "args": [f"/{bundle.name}", "1000"]}]}
     bundle.write()
-    command = [RUNTIME, "--root", str(bundle.root), "run", bundle.name]
+    # who runs the tests in the background may have SIGINT ignored, and it stays so across execve(2)
+    command = ["env", "--default-signal=INT", RUNTIME, "--root", str(bundle.root), "run", bundle.name]
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=bundle.directory) as running:
         wait_for(lambda: list(Path("/sys/fs/cgroup").glob(f"*/{bundle.name}")))
         time.sleep(0.1)
