@@ -55,6 +55,10 @@ LIMITS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"cpu": {"cpus": "0", "mems": "0"}}, "cpuset", "cpuset.cpus", "0"),
     ({"pids": {"limit": 77}}, "pids", "pids.max", "77"),
 ]
+if os.major(os.stat("/").st_dev):  # / is on a disk
+    DISK = {"major": os.major(os.stat("/").st_dev), "minor": os.minor(os.stat("/").st_dev)}
+    READ = {"blockIO": {"throttleReadBpsDevice": [{**DISK, "rate": 1 << 20}]}}
+    LIMITS.append((READ, "blkio", "blkio.throttle.read_bps_device", f"{DISK['major']}:{DISK['minor']} {1 << 20}"))
 
 
 @pytest.mark.skipif(not V1, reason="reads the files of cgroup v1")

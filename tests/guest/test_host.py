@@ -69,6 +69,7 @@ def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> No
     config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*SAFE, "ro"]})
     config["linux"]["namespaces"].append({"type": "cgroup"})
     config["linux"]["cgroupsPath"] = "" if flag else f"/{name}"
+    config["linux"]["resources"].update(hugepageLimits=[{"pageSize": "2MB", "limit": 4 << 20}], cpu={"cpus": "0"}, blockIO={"weight": 500})
     guest(f"mkdir -p /srv/{name}; cat >/srv/{name}/config.json <<'END'\n{json.dumps(config)}\nEND")
     guest(f"cd /srv/{name}; {run} create {name} >/tmp/log 2>&1 </dev/null || {{ cat /tmp/log; exit 1; }}; {run} start {name}")
     try:
@@ -76,6 +77,8 @@ def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> No
         said = guest(f"until out=$({state} 2>/dev/null); [[ $out == running || $out == degraded ]]; do sleep 1; done; echo $out", 180)
         failed = guest(f"{run} exec {name} systemctl --failed --no-legend --plain")
         assert said == "running", failed
+        group = f"/sys/fs/cgroup$(cut -d: -f3 /proc/$({run} state {name} | jq .pid)/cgroup)/.."
+        assert guest(f"cat {group}/hugetlb.2MB.max {group}/cpuset.cpus").split() == [str(4 << 20), "0"]
         assert "system.slice" in guest(f"{run} exec {name} ls /sys/fs/cgroup")
         guest(f"{run} exec {name} systemd-run --wait -q -p MemoryMax=30M -p TasksMax=20 true")
         guest(f"{run} kill {name} TERM")

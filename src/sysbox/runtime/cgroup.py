@@ -79,6 +79,9 @@ def make(groups: dict[str, Any]) -> list[str]:
         if groups["v2"]:
             new = _mkdir(groups["v2"], made)
             if not groups["v1"]:
+                if not new:  # systemd has made it, and hands on what it knows itself: neither hugetlb nor rdma
+                    for each in _above(groups["v2"]):
+                        _delegate(each)
                 for each in [groups["v2"], *new][::-1][:-1] if new else []:
                     _delegate(each[: each.rindex("/")])
                 _mkdir(f"{groups['v2']}/{LEAF}", made)
@@ -115,6 +118,16 @@ def _inherit_cpuset(path: str) -> None:
     for name in ("cpuset.cpus", "cpuset.mems"):
         if not _text(f"{path}/{name}").strip():
             files.write(f"{path}/{name}", _text(f"{path[: path.rindex('/')]}/{name}").strip())
+
+
+def _above(path: str) -> list[str]:
+    """List the v2 cgroups above one, from the top."""
+    found: list[str] = []
+    above = path[: path.rindex("/")]
+    while posix.access(f"{above}/cgroup.controllers", posix.F_OK):
+        found.insert(0, above)
+        above = above[: above.rindex("/")]
+    return found
 
 
 def _delegate(parent: str) -> None:
