@@ -33,6 +33,11 @@ def log_options(parser: argparse.ArgumentParser) -> None:
     add("--log-format", choices=("text", "json"), default="text", help="how a line of the log looks (default: text)")
 
 
+def switch(parser: argparse.ArgumentParser, name: str, effect: str, default: str | None) -> None:
+    """Add an option that may stand alone or have a value: --name, --name=true, --name=false."""
+    parser.add_argument(f"--{name}", nargs="?", const="true", choices=("true", "false"), default=default, help=effect)
+
+
 def main(name: str, chosen: argparse.Namespace, run: Callable[[argparse.Namespace, Callable[[], None]], int], socket_path: str) -> int:
     """Call ``run``, in the background if so chosen, and return the exit status; ``run`` calls what it is given when it is ready."""
     try:
@@ -101,33 +106,38 @@ def lock(path: str, pid_file: str) -> int:
     As a service we replace an instance that a container has started: it hands over all that it has.
     """
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    end = time.monotonic() + PATIENCE
-    asked = "NOTIFY_SOCKET" not in os.environ or os.path.exists(managed(pid_file))
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = _pid(pid_file)
-            if asked and ("NOTIFY_SOCKET" not in os.environ or time.monotonic() > end):
-                os.close(lock)
-                raise Failure(3001, f"already running as pid {pid}") from None
-            if not asked and pid.isdigit():
-                asked = True
+    service = "NOTIFY_SOCKET" in os.environ
+    end = time.monotonic() + (PATIENCE if service else 0)
+    ask = service and not os.path.exists(managed(pid_file))
+    while not _locked(lock):
+        pid = _pid(pid_file)
+        if ask and pid.isdigit():
+            ask = False
+            with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGTERM)
-            time.sleep(0.01)
-        else:
-            break
+        if time.monotonic() >= end:
+            os.close(lock)
+            raise Failure(3001, f"already running as pid {pid}")
+        time.sleep(0.01)
     fresh = f"{pid_file}.new"
     with open(fresh, "w", encoding="ascii") as file:
         file.write(f"{os.getpid()}\n")
     os.rename(fresh, pid_file)
-    if "NOTIFY_SOCKET" in os.environ:
+    if service:
         with open(managed(pid_file), "w", encoding="ascii"):
             pass
     else:
         with suppress(FileNotFoundError):
             os.unlink(managed(pid_file))
     return lock
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def managed(pid_file: str) -> str:
@@ -193,9 +203,25 @@ def reopen(log: logging.Logger) -> None:
             handler.close()
 
 
-def watchdog() -> float:
-    """Return how often, in seconds, systemd is to hear of us; 0: it does not ask. sd_watchdog_enabled(3)."""
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
+class Watchdog:
+    """Tells systemd in time that we live, if it asks: sd_watchdog_enabled(3)."""
+
+    def __init__(self) -> None:
+        """Begin to count."""
+        self.every = int(os.environ.get("WATCHDOG_USEC", "0")) / 2_000_000
+        self.due = time.monotonic() + self.every
+
+    def left(self) -> float | None:
+        """Return the seconds until ``beat`` is to be called; None: never."""
+        return max(self.due - time.monotonic(), 0) if self.every else None
+
+    def beat(self) -> bool:
+        """Tell systemd if it is time, and say whether it was."""
+        if not self.every or time.monotonic() < self.due:
+            return False
+        self.due = time.monotonic() + self.every
+        notify("WATCHDOG=1")
+        return True
 
 
 def notify(state: str, *fds: int) -> None:

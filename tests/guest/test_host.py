@@ -56,6 +56,11 @@ def test_more_memory_than_allowed(docker: Machine) -> None:
     docker("docker rm -f c1")
 
 
+def settled(guest: Machine, command: str, seconds: float) -> str:
+    """Run ``systemctl is-system-running`` somewhere until everything has started; what it says then."""
+    return guest(f"until out=$({command} 2>/dev/null); [[ $out == running || $out == degraded ]]; do sleep 1; done; echo $out", seconds)
+
+
 @pytest.mark.parametrize(
     ("name", "rootfs", "flag"),
     [("debian12", "/srv/systemd", ""), pytest.param("debian13-scope", "/srv/systemd13", "--systemd-cgroup", marks=pytest.mark.smoke)],
@@ -74,7 +79,7 @@ def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> No
     guest(f"cd /srv/{name}; {run} create {name} >/tmp/log 2>&1 </dev/null || {{ cat /tmp/log; exit 1; }}; {run} start {name}")
     try:
         state = f"{run} exec {name} systemctl is-system-running"
-        said = guest(f"until out=$({state} 2>/dev/null); [[ $out == running || $out == degraded ]]; do sleep 1; done; echo $out", 180)
+        said = settled(guest, state, 180)
         failed = guest(f"{run} exec {name} systemctl --failed --no-legend --plain")
         assert said == "running", failed
         group = f"/sys/fs/cgroup$(cut -d: -f3 /proc/$({run} state {name} | jq .pid)/cgroup)/.."
@@ -96,9 +101,7 @@ def boot(guest: Machine, name: str, options: str = "", image: str = "host") -> N
     """Start a container and wait until its systemd has started everything."""
     guest(f"docker run -d --name {name} --runtime=sysbox-runc {options} {image}")
     state = f"docker exec {name} systemctl is-system-running"
-    assert (
-        guest(f"until out=$({state} 2>/dev/null); [[ $out == running || $out == degraded ]]; do sleep 1; done; echo $out", 240) == "running"
-    )
+    assert settled(guest, state, 240) == "running"
 
 
 def test_systemd_inside_docker_and_docker_inside_that(docker: Machine) -> None:

@@ -44,8 +44,8 @@ class Box:
     def namespace(self, _: str) -> str:
         return "4026531833"
 
-    def root(self, kind: str) -> tuple[int, int]:
-        return int(str(self.container[kind])), int(str(self.container["size"]))
+    def root(self) -> tuple[int, int, int]:
+        return int(str(self.container["uid"])), int(str(self.container["gid"])), int(str(self.container["size"]))
 
 
 @pytest.mark.parametrize(

@@ -45,14 +45,8 @@ def options(argv: list[str]) -> argparse.Namespace:
         help="whether a container that wants more than the host's limit raises it (default: never)",
     )
     for what, otherwise in ALLOWED.items():
-        add(
-            f"--allow-immutable-{what}",
-            nargs="?",
-            const="true",
-            choices=("true", "false"),
-            default=otherwise,
-            help=f"whether root inside may {EFFECTS[what]}, from the next container on (default: {otherwise})",
-        )
+        effect = f"whether root inside may {EFFECTS[what]}, from the next container on (default: {otherwise})"
+        daemon.switch(parser, f"allow-immutable-{what}", effect, otherwise)
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-fs {VERSION}", help="show the version and exit")
     add("--supervise", metavar="JSON", help=argparse.SUPPRESS)
@@ -150,16 +144,13 @@ class Keeper:
 
     def serve(self, stop: int) -> None:
         """Keep until the descriptor ``stop`` becomes readable."""
-        watchdog = daemon.watchdog()
-        due = time.monotonic() + watchdog
+        watchdog = daemon.Watchdog()
         while True:
             if self.channel is None:
                 self._start()
             assert self.channel is not None  # noqa: S101 - for the type checker
-            found, _, _ = select.select([self.channel, stop], [], [], max(due - time.monotonic(), 0) if watchdog else None)
-            if watchdog and time.monotonic() >= due:
-                due = time.monotonic() + watchdog
-                daemon.notify("WATCHDOG=1")
+            found, _, _ = select.select([self.channel, stop], [], [], watchdog.left())
+            if watchdog.beat():
                 self._check()
             if stop in found:
                 with suppress(OSError):

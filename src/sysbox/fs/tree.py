@@ -8,7 +8,6 @@ is root inside lays bare or changes anything (mount_namespaces(7), "Restrictions
 from __future__ import annotations
 
 import os
-import re
 from errno import EINVAL, ENOENT, ENOTDIR
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from sysbox.fs.emulate.nodes import entry
 from sysbox.fs.emulate.tables import KERNEL, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.wire import message as wire
 
 PLACE = "/tree"  # trees grow below it, in the worker's small root: see room.py
@@ -24,7 +24,7 @@ S_IFDIR, S_IFLNK, S_IFMT = 0o040000, 0o120000, 0o170000
 SAFE = k.MOUNT_ATTR_NOSUID | k.MOUNT_ATTR_NODEV | k.MOUNT_ATTR_NOEXEC
 CLONE = k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC
 MISSING = (ENOENT, ENOTDIR)
-LINUX = tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+LINUX = files.linux()
 
 
 def proc_context(pidns: int) -> int:

@@ -15,7 +15,7 @@ import subprocess
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 from contextlib import suppress
-from errno import ENOENT, ENOSYS, ESRCH
+from errno import ENOSYS, ESRCH
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sysbox.fs import memory as memories
@@ -126,12 +126,9 @@ class Worker:
 
     def _act(self, fd: int, events: int) -> None:
         """Do what a descriptor is watched for. To receive from a listener whose processes have all ended blocks for ever before 6.11."""
-        action = self.actions.get(fd)
-        if events == select.EPOLLHUP:
-            for number in [number for number, one in self.listeners.items() if one == fd]:
-                self._forget(number, fd)
-                return
-        if action:
+        if events == select.EPOLLHUP and fd in self.listeners.values():
+            self._forget(fd)
+        elif action := self.actions.get(fd):
             action()
 
     def _end(self) -> None:
@@ -340,10 +337,8 @@ class Worker:
             slot.expect(number)
             try:
                 receive(fd, slot.view)
-            except OSError as error:
-                if error.errno == ENOENT and self._is_over(fd):
-                    self._forget(number, fd)
-                return
+            except OSError:
+                return  # it does not wait any more
             fields = unpack(slot.view)
             passes = quick((fields[4], fields[3]))
             try:
@@ -356,13 +351,9 @@ class Worker:
 
         return action
 
-    def _is_over(self, fd: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, 0)
-        return any(event & select.POLLHUP for _, event in poll.poll(0))
-
-    def _forget(self, number: int, fd: int) -> None:
+    def _forget(self, fd: int) -> None:
         """Close the listener of processes that have all ended."""
+        number = next(number for number, one in self.listeners.items() if one == fd)
         self._unwatch(fd)
         os.close(fd)
         del self.listeners[number], self.held[f"listener-{number}"]

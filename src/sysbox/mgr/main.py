@@ -45,15 +45,8 @@ def options(argv: list[str]) -> argparse.Namespace:
         "--subid-user", metavar="NAME", default="sysbox", help="whose ranges of /etc/subuid and /etc/subgid are given out (default: sysbox)"
     )
     for flag, (knob, effect, otherwise) in KNOBS.items():
-        add(f"--{flag}", nargs="?", const="true", choices=("true", "false"), help=f"{effect} (default: {otherwise}; {knob} overrides it)")
-    add(
-        "--alias-dns",
-        nargs="?",
-        const="true",
-        choices=("true", "false"),
-        default="true",
-        help="let inner containers ask Docker's resolver on networks of its users (default: true)",
-    )
+        daemon.switch(parser, flag, f"{effect} (default: {otherwise}; {knob} overrides it)", None)
+    daemon.switch(parser, "alias-dns", "let inner containers ask Docker's resolver on networks of its users (default: true)", "true")
     add("--daemonize", action="store_true", help="go to the background; return when the socket answers")
     add("--version", action="version", version=f"sysbox-mgr {VERSION}", help="show the version and exit")
     add("--subuid-file", default="/etc/subuid", help=argparse.SUPPRESS)

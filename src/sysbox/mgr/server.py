@@ -7,7 +7,7 @@ import os
 import select
 import socket
 from struct import unpack
-from time import monotonic, sleep
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 from sysbox import daemon
@@ -41,14 +41,11 @@ class Server:
         """Answer until the descriptor ``stop`` becomes readable."""
         self.poll.register(stop, select.EPOLLIN)
         self.poll.register(self.sock, select.EPOLLIN)
-        watchdog = daemon.watchdog()
-        due = 0.0
+        watchdog = daemon.Watchdog()
         while True:
-            if watchdog and monotonic() >= due:
-                due = monotonic() + watchdog
-                daemon.notify("WATCHDOG=1")
+            watchdog.beat()
             idle = not (self.registry.cold or self.registry.store.dirty)
-            ready = [fd for fd, _ in self.poll.poll((watchdog / 2 or None) if idle else PAUSE)]
+            ready = [fd for fd, _ in self.poll.poll(watchdog.left() if idle else PAUSE)]
             if stop in ready:
                 return
             if not ready and self.registry.cold:

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 KNOBS = "/run/sysbox/knobs"
 CACHE = "/run/sysbox-runc-seccomp"
 NEEDS = (5, 12)  # the first kernel with mount_setattr(2) and id-mapped mounts
-HOSTDIRS, FORMATS = "/lib/modules/{}", "/proc/sys/fs/binfmt_misc"  # without either, hostdirs.py has nothing to do
 NS = {"mount": "mnt", "network": "net"}  # the others are named in /proc/self/ns as in the OCI spec
 
 
@@ -70,7 +69,7 @@ def create(root: str, name: str, options: dict[str, Any], console: int = -1, ter
         wanted["scope"] = scope.parse(config["linux"].get("cgroupsPath") or "", name)
         wanted["cgroup"] = wanted["scope"]["path"]
     release = posix.uname().release
-    if not wanted["regular"] and any(posix.access(path, posix.F_OK) for path in (HOSTDIRS.format(release), FORMATS)):
+    if not wanted["regular"] and any(posix.access(path, posix.F_OK) for path in (f"{plan.MODULES}/{release}", plan.FORMATS)):
         from sysbox.runtime import hostdirs
 
         hostdirs.adapt(wanted, release)
@@ -340,9 +339,7 @@ def _resolve(wanted: dict[str, Any], pidfd: int) -> None:
     if wanted["knobs"].get("alias-dns", True):
         from sysbox.runtime import dns
 
-        home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
-        dns.alias(path, pidfd, home)
-        posix.close(home)
+        dns.alias(path, pidfd)
 
 
 def _sysctls(wanted: dict[str, str], pidfd: int, uid: int) -> None:

@@ -7,6 +7,7 @@ address, and inner engines do not hand it on. So the resolver is made to answer 
 
 from __future__ import annotations
 
+import posix
 import subprocess
 
 from sysbox.errors import reason
@@ -18,11 +19,12 @@ LOOPBACK = "127.0.0.11"
 MARK = "# sysbox: Docker's resolver, 127.0.0.11, for inner containers too"
 
 
-def alias(path: str, pidfd: int, home: int) -> None:
-    """Rewrite resolv.conf at ``path`` on the host and add rules in the network namespace of ``pidfd``; ``home``: a descriptor of ours.
+def alias(path: str, pidfd: int) -> None:
+    """Rewrite resolv.conf at ``path`` on the host and add rules in the network namespace of ``pidfd``.
 
     What fails is told as a warning: the container itself has its names either way.
     """
+    home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
     try:
         k.setns(pidfd, k.CLONE_NEWNET)
         try:
@@ -40,6 +42,8 @@ def alias(path: str, pidfd: int, home: int) -> None:
             file.write(text if MARK in text else f"{MARK}\nnameserver {gateway}\n{text}")
     except (OSError, ValueError) as error:
         log.warning(f"inner containers cannot ask Docker's resolver: {reason(error) if isinstance(error, OSError) else error}")
+    finally:
+        posix.close(home)
 
 
 def _gateway() -> str:

@@ -15,9 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-FORMATS = "/proc/sys/fs/binfmt_misc"
 FORMATS_SINCE = (6, 7)  # each user namespace has its own
-MODULES = "/lib/modules"
 KMOD = ("/bin/kmod", "/usr/bin/kmod", "/sbin/kmod")
 SOURCES = "/usr/src"
 
@@ -25,9 +23,9 @@ SOURCES = "/usr/src"
 def adapt(wanted: dict[str, Any], release: str) -> None:
     """Add mounts to a plan: what this host has for its kernel, except where something is mounted anyway."""
     taken = {mount["dest"] for mount in wanted["mounts"]}
-    if files.linux() >= FORMATS_SINCE and FORMATS not in taken and posix.access(FORMATS, posix.F_OK):
+    if files.linux() >= FORMATS_SINCE and plan.FORMATS not in taken and posix.access(plan.FORMATS, posix.F_OK):
         first = next(index for index, mount in enumerate(wanted["mounts"]) if mount["dest"] == "/dev")
-        wanted["mounts"].insert(first, plan.mount(FORMATS, "binfmt_misc", "binfmt_misc", plan.SAFE))
+        wanted["mounts"].insert(first, plan.mount(plan.FORMATS, "binfmt_misc", "binfmt_misc", plan.SAFE))
     if wanted["systemd"] and not any(posix.access(wanted["root"] + path, posix.F_OK) for path in KMOD):
         return  # where there are modules its kmod-static-nodes.service wants that program, and fails without it
     wanted["mounts"] += [_bind(path) for path in _directories(release) if path not in taken]
@@ -41,7 +39,7 @@ def _directories(release: str) -> list[str]:
         headers += [f"{SOURCES}/{name}" for name in posix.listdir(SOURCES) if name.startswith(f"linux-headers-{version}")]
     except OSError:
         pass  # there is no such directory
-    found = [f"{MODULES}/{release}", *headers]
+    found = [f"{plan.MODULES}/{release}", *headers]
     for path in headers:
         for name in ("scripts", "tools"):
             try:
@@ -55,16 +53,5 @@ def _directories(release: str) -> list[str]:
 
 
 def _bind(path: str) -> dict[str, Any]:
-    return {
-        "kind": "bind",
-        "dest": path,
-        "type": "bind",
-        "source": path,
-        "flags": k.MS_BIND | k.MS_RDONLY | k.MS_NOSUID | k.MS_NODEV,
-        "data": "",
-        "set": 0,
-        "clear": 0,
-        "propagation": [],
-        "extra": [],
-        "host": True,
-    }
+    flags = k.MS_BIND | k.MS_RDONLY | k.MS_NOSUID | k.MS_NODEV
+    return {**plan.mount(path, "bind", path, flags), "kind": "bind", "host": True}

@@ -111,7 +111,6 @@ def _active(name: str) -> bool | None:
 
     if not posix.access("/run/systemd/system", posix.F_OK):
         return None
-
     try:
         done = subprocess.run(["systemctl", "is-active", name], capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except OSError:

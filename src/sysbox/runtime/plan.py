@@ -19,6 +19,7 @@ SAFE = k.MS_NOSUID | k.MS_NODEV | k.MS_NOEXEC
 OURS_TO_MOUNT = ("proc", "sysfs", "tmpfs", "ramfs", "devpts", "mqueue", "cgroup", "cgroup2", "overlay", "fuse", "binfmt_misc")
 OPEN = ("/proc", "/proc/sys", "/proc/kcore", "/proc/kallsyms", "/proc/kmsg")  # never masked: software inside needs them
 WRITABLE = ("/proc", "/proc/sys")  # never read-only
+MODULES, FORMATS = "/lib/modules", "/proc/sys/fs/binfmt_misc"  # see hostdirs.py, which without either has nothing to do
 PERSONALITIES = {"LINUX": 0, "LINUX32": 8}  # linux/personality.h
 IPC_SYSCTLS = ("msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced")
 
@@ -103,6 +104,7 @@ def mounts(config: dict[str, Any], bundle: str, *, readonly: bool, regular: bool
     groups = mount("/sys/fs/cgroup", "cgroup", "cgroup", SAFE | ro)
     groups["kind"] = "cgroup"
     plan = [mount("/proc", "proc", "proc", SAFE), mount("/sys", "sysfs", "sysfs", SAFE | ro), dev, groups]
+    ours = {one["dest"]: one for one in plan}
     wanted = []
     for index, entry in enumerate(config.get("mounts") or ()):
         dest = files.clean(entry["destination"])
@@ -117,9 +119,8 @@ def mounts(config: dict[str, Any], bundle: str, *, readonly: bool, regular: bool
         if dest == "/dev" and planned["type"] == "tmpfs":
             dev["data"] = planned["data"] or dev["data"]
             dev["flags"] |= planned["flags"] & k.MS_NOEXEC
-        if regular:
-            for one in plan:
-                one["flags"] |= planned["flags"] & k.MS_RDONLY if one["dest"] == dest != "/dev" else 0
+        if regular and dest in ours and dest != "/dev":
+            ours[dest]["flags"] |= planned["flags"] & k.MS_RDONLY
         if dest in ("/proc", "/sys", "/dev", "/dev/kmsg", "/sys/fs/cgroup") or dest.startswith("/sys/fs/cgroup/"):
             continue
         if planned["flags"] & k.MS_BIND or planned["type"] == "bind":

@@ -141,15 +141,14 @@ def _make(merged: int, notes: dict[str, Any], path: str, mode: int | None, owner
         finally:
             posix.close(parent)
     try:
-        fd = k.openat2(merged, path, O_DIR, 0, k.RESOLVE_IN_ROOT)
+        real = _real(merged, path)
     except OSError as error:
         if error.errno in (ENOENT, ENOTDIR, ELOOP) and not made:
             return None
         raise
-    posix.close(fd)
     for one in made:
         notes.setdefault("made", []).append(_real(merged, one))
-    return _real(merged, path) or None
+    return real or None
 
 
 def _real(top: int, path: str) -> str:

@@ -20,7 +20,7 @@ def _ping(box: Box) -> str:
     if value is not None:
         return value
     low, high = parse(box.native(), 2)
-    first, _ = box.root("gid")
+    _, first, _ = box.root()
     return f"{low - first}\t{high - first}\n" if first <= low <= high else "1\t0\n"
 
 
@@ -29,7 +29,7 @@ def _ping_range(box: Box, text: str) -> None:
     low, high = (parse(text, 2) * 2)[:2] if len(parse(text, 2)) == 2 else (-1, -1)
     if low < 0 or high > INT:
         raise refuse(text)
-    first, size = box.root("gid")
+    _, first, size = box.root()
     within = f"{first + min(low, size - 1)}\t{first + min(high, size - 1)}\n" if low <= high else "1\t0\n"
 
     box.native(within)

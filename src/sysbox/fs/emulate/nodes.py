@@ -8,7 +8,7 @@ ever, those of the kernel's files in mirrors until the kernel forgets them.
 from __future__ import annotations
 
 import os
-from errno import ENOENT
+from errno import EINVAL, ENOENT
 from fcntl import ioctl
 from typing import TYPE_CHECKING, Any
 
@@ -226,26 +226,35 @@ class Container:
             return _Node(self, path, S_IFDIR | 0o555)
         return _Link(self, "../" * below.count("/") + f"{KERNEL}/{below}")
 
-    def root(self, kind: str) -> tuple[int, int]:
-        """Find who is root where the network namespace of the process that asks belongs to: id of the host, and how many are mapped."""
-        ours = int(self.container.get(kind) or 0), int(self.container.get("size") or 0)
+    def root(self) -> tuple[int, int, int]:
+        """Find who is root where the network namespace of the process that asks belongs to: uid, gid, how many groups."""
         try:
-            space = os.open(f"/proc/{self.pid}/ns/net", READ)
+            if self._is_lent():
+                return (*_first(f"/proc/{self.pid}/uid_map")[:1], *_first(f"/proc/{self.pid}/gid_map"))
         except OSError:
-            return ours
+            pass  # it is gone, or of a pid namespace that we do not see
+        return tuple(int(self.container.get(name) or 0) for name in ("uid", "gid", "size"))  # type: ignore[return-value] # there are three
+
+    def _is_lent(self) -> bool:
+        """Say whether the network of the process that asks belongs to its user namespace, below the container's own. Raises OSError."""
+        space = os.open(f"/proc/{self.pid}/ns/net", READ)
         try:
             owner = ioctl(space, NS_GET_USERNS)
-            number = os.fstat(owner).st_ino
-            os.close(owner)
-            asking, first = (os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (self.pid, self.container["pid"]))
-            if number in (first, self.here["user"]) or number != asking:
-                return ours
-            entries = [[int(word) for word in line.split()] for line in read(f"/proc/{self.pid}/{kind}_map").splitlines()]
-            return next(((outside, size) for inside, outside, size in entries if inside == 0), ours)
-        except OSError:
-            return ours
         finally:
             os.close(space)
+        number = os.fstat(owner).st_ino
+        os.close(owner)
+        asking, first = (os.stat(f"/proc/{pid}/ns/user").st_ino for pid in (self.pid, self.container["pid"]))
+        return number == asking and number not in (first, self.here["user"])
+
+
+def _first(path: str) -> tuple[int, int]:
+    """Read of a uid_map or gid_map what 0 is, and how many ids follow: user_namespaces(7). Raises OSError EINVAL if 0 is none."""
+    for line in read(path).splitlines():
+        inside, outside, size = map(int, line.split())
+        if inside == 0:
+            return outside, size
+    raise OSError(EINVAL, "0 is not mapped", path)
 
 
 class _Node:
@@ -300,7 +309,7 @@ class _Emulated(_Node):
         if not self.row.lent:
             return super().owner(pid)
         self.of.pid = pid
-        return self.of.root("uid")[0], self.of.root("gid")[0]
+        return self.of.root()[:2]
 
     def read(self, pid: int) -> bytes:
         self.of.path, self.of.pid = self.path, pid

@@ -46,8 +46,8 @@ class Box(Protocol):
     def namespace(self, kind: str) -> str:
         """Name the asking process's namespace."""
 
-    def root(self, kind: str) -> tuple[int, int]:
-        """Return which "uid" or "gid" of the host is 0 where the asking process's network namespace belongs to, and how many follow."""
+    def root(self) -> tuple[int, int, int]:
+        """Return who of the host is root where the asking process's network namespace belongs to: uid, gid, how many groups there are."""
 
 
 class Row(NamedTuple):

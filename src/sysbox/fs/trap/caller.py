@@ -12,13 +12,14 @@ from fcntl import ioctl
 from struct import Struct
 from typing import NamedTuple
 
+from sysbox.fs.emulate.nodes import NS_GET_USERNS
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
 
 NOTIF = Struct("<QIIiIQ6Q")  # id, pid, flags, then struct seccomp_data: nr, arch, instruction pointer, six arguments
 BEFORE = 112  # in a slot, see slots.py: what was mounted at the target when work began
 PATH_MAX = 4096
-NS_GET_USERNS, NS_GET_PARENT = 0xB701, 0xB702
+NS_GET_PARENT = 0xB702  # ioctl_ns(2)
 CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
 NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
 O_PATH = os.O_PATH | os.O_CLOEXEC
