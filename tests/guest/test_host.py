@@ -73,7 +73,7 @@ def test_systemd_inside(guest: Machine, name: str, rootfs: str, flag: str) -> No
     config["root"]["path"] = rootfs
     config["mounts"].append({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*SAFE, "ro"]})
     config["linux"]["namespaces"].append({"type": "cgroup"})
-    config["linux"]["cgroupsPath"] = "" if flag else f"/{name}"
+    config["linux"]["cgroupsPath"] = "" if flag else f"/deep/{name}"  # two groups that are new
     config["linux"]["resources"].update(hugepageLimits=[{"pageSize": "2MB", "limit": 4 << 20}], cpu={"cpus": "0"}, blockIO={"weight": 500})
     guest(f"mkdir -p /srv/{name}; cat >/srv/{name}/config.json <<'END'\n{json.dumps(config)}\nEND")
     guest(f"cd /srv/{name}; {run} create {name} >/tmp/log 2>&1 </dev/null || {{ cat /tmp/log; exit 1; }}; {run} start {name}")

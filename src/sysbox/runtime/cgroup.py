@@ -77,13 +77,10 @@ def make(groups: dict[str, Any]) -> list[str]:
                 for each in new:
                     _inherit_cpuset(each)
         if groups["v2"]:
-            new = _mkdir(groups["v2"], made)
+            _mkdir(groups["v2"], made)
             if not groups["v1"]:
-                if not new:  # systemd has made it, and hands on what it knows itself: neither hugetlb nor rdma
-                    for each in _above(groups["v2"]):
-                        _delegate(each)
-                for each in [groups["v2"], *new][::-1][:-1] if new else []:
-                    _delegate(each[: each.rindex("/")])
+                for each in _above(groups["v2"]):  # those that systemd has made too: it hands on neither hugetlb nor rdma
+                    _delegate(each)
                 _mkdir(f"{groups['v2']}/{LEAF}", made)
     except OSError as error:
         for path in reversed(made):
