@@ -116,6 +116,18 @@ def test_a_network_namespace_has_settings_of_its_own(bundle: Bundle) -> None:
     assert bundle.inside("unshare -n ls /proc/sys/net/ipv4/conf").split() == ["all", "default", "lo"]
 
 
+def test_a_listing_is_of_now_and_of_who_lists(bundle: Bundle) -> None:
+    """The kernel keeps listings, with no word of the networks that there are."""
+    running(bundle)
+    own, other = "ls /proc/sys/net/ipv4/neigh", "unshare -n ls /proc/sys/net/ipv4/neigh"
+    inside = ["nsenter", "-n", "-t", str(bundle.state()["pid"]), "ip", "link"]
+    for change, names in (("add v0 type veth peer v1", ["v0", "v1"]), ("set v0 name v2", ["v1", "v2"]), ("del v2", [])):
+        subprocess.run([*inside, *change.split()], check=True)
+        for _ in range(2):
+            assert bundle.inside(f"{own}; {own}").split() == ["default", "lo", *names] * 2
+            assert bundle.inside(other).split() == ["default", "lo"]
+
+
 @pytest.mark.parametrize("namespaces", ["", "unshare -Ur --pid --fork --ipc --uts --net"])
 def test_every_mount_is_where_the_list_of_mounts_says(bundle: Bundle, namespaces: str) -> None:
     """Some files of /proc/sys are others for other namespaces: what was mounted over one would not be there for the container."""
@@ -394,11 +406,17 @@ def test_a_service_manager_may_hold_everything(bundle: Bundle, tmp_path: Path) -
 
 
 def test_readers_by_sendfile_get_each_value_whole(bundle: Bundle) -> None:
-    """Busybox's cat reads by sendfile(2), through the page cache: what is longer or shorter than before must be neither cut nor padded."""
+    """Busybox's cat uses sendfile(2) for a pipe. Whoever looks meanwhile, what has become longer or shorter is neither cut nor padded."""
     running(bundle)
     values = [10**n for n in range(9)] * 2
     script = "".join(f"echo {value} > /proc/sys/kernel/panic; cat /proc/sys/kernel/panic /proc/sys/kernel/panic\n" for value in values)
-    assert bundle.inside(script) == "".join(f"{value}\n{value}\n" for value in values)
+    assert bundle.inside(f"({script}) | cat") == "".join(f"{value}\n{value}\n" for value in values)
+    names = ["a", "abcdef", "abc", "abcdefghi"]  # not written by way of the file, which would say how long it is
+    script = "".join(f"hostname {name}; cat /proc/sys/kernel/hostname /proc/sys/kernel/hostname;" for name in names)
+    assert bundle.inside(f"({script}) | cat").split() == [name for name in names for _ in range(2)]
+    other = "(for n in $(seq 300); do ls -l /proc/sys/kernel/hostname; cat /proc/sys/kernel/hostname; done) >/dev/null &"
+    script = f"{other} {other} for n in $(seq 300); do cat /proc/sys/kernel/hostname | cat; done"
+    assert bundle.inside(script).split() == names[-1:] * 300
 
 
 def test_a_worker_outlives_its_supervisor_and_keeper(bundle: Bundle) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from errno import ESTALE
 from pathlib import Path
 from struct import Struct
 
@@ -19,6 +20,7 @@ STRUCTURES = {
     "struct fuse_open_out": p.OPEN_OUT,
     "struct fuse_read_in": p.READ_IN,
     "struct fuse_write_in": p.WRITE_IN,
+    "struct fuse_notify_inval_inode_out": p.INVAL_INODE_OUT,
     "struct fuse_statfs_out": p.STATFS_OUT,
     "struct fuse_batch_forget_in": p.BATCH,
     "struct fuse_forget_one": p.FORGET_ONE,
@@ -62,10 +64,12 @@ class File:
     """A node that holds what was written."""
 
     mode = 0o100644
+    steady = True
 
     def __init__(self) -> None:
         self.value = b"old\n"
         self.listed = False
+        self.entries = [("a", 2, 0o100644)]
 
     def owner(self, _: int) -> tuple[int, int]:
         return 7, 8
@@ -75,7 +79,7 @@ class File:
         return 2
 
     def names(self, _: int) -> list[tuple[str, int, int]]:
-        return [("a", 2, 0o100644)]
+        return self.entries
 
     def read(self, _: int) -> bytes:
         return self.value
@@ -94,11 +98,17 @@ def served() -> tuple[Server, File, int]:
     return Server(theirs.detach(), memoryview(bytearray(p.BUFFER)), lambda _: file), file, ours.detach()
 
 
+told: list[bytes] = []  # what the kernel was told unasked
+
+
 def ask(served: tuple[Server, File, int], opcode: int, body: bytes = b"") -> tuple[int, bytes]:
     server, _, fd = served
     os.write(fd, p.IN_HEADER.pack(p.IN_HEADER.size + len(body), opcode, 77, 2, 0, 0, 1, 0, 0) + body)
     assert server.serve()
     answer = os.read(fd, 1 << 16)
+    while not p.OUT_HEADER.unpack_from(answer)[2]:
+        told.append(answer)
+        answer = os.read(fd, 1 << 16)
     size, error, unique = p.OUT_HEADER.unpack_from(answer)
     assert (size, unique) == (len(answer), 77)
     return -error, answer[p.OUT_HEADER.size :]
@@ -147,3 +157,47 @@ def test_a_listing_with_attributes_says_what_lookup_says(served: tuple[Server, F
     assert entries[b"a"] == ask(served, p.OPCODES["LOOKUP"], b"a\0")[1]
     assert not any(entries[b"."] + entries[b".."])
     assert len(ask(served, p.OPCODES["READDIRPLUS"], p.READ_IN.pack(0, 0, len(body) - 1, 0, 0, 0, 0))[1]) < len(body)
+
+
+def test_who_opens_a_file_of_another_length_comes_again(served: tuple[Server, File, int]) -> None:
+    """For sendfile(2) it is as long as the kernel thinks."""
+    told.clear()
+    node, wants = served[1], p.OPEN_IN.pack(0, 0)
+    message = p.OUT_HEADER.pack(40, 2, 0) + p.INVAL_INODE_OUT.pack(2, -1, 0)
+
+    def asked() -> int:
+        return int(p.ATTR.unpack_from(ask(served, p.OPCODES["GETATTR"], bytes(16))[1], p.ATTR_OUT.size)[1])
+
+    def opened() -> tuple[int, list[bytes]]:
+        told.clear()
+        return ask(served, p.OPCODES["OPEN"], wants)[0], list(told)
+
+    assert (asked(), opened(), opened()) == (4, (0, []), (0, []))
+    node.value = b"longer\n"
+    assert (opened(), asked(), opened()) == ((ESTALE, [message]), 7, (0, []))
+    node.value = b"long\n"
+    assert opened() == (ESTALE, [message])
+    assert opened() == (0, [])  # not twice: who opens it would see the error
+    assert (asked(), opened()) == (5, (0, []))
+    assert ask(served, p.OPCODES["WRITE"], p.WRITE_IN.pack(0, 0, 7, 0, 0, 0, 0) + b"  long\n")[0] == 0
+    assert opened()[0] == ESTALE
+
+
+def test_a_listing_is_kept_while_the_names_are_the_same(served: tuple[Server, File, int]) -> None:
+    served[1].mode = 0o040755
+    cache = p.FOPEN_CACHE_DIR
+    keep = cache | p.FOPEN_KEEP_CACHE
+
+    def opened() -> tuple[int, int]:
+        fh, flags, _ = p.OPEN_OUT.unpack(ask(served, p.OPCODES["OPENDIR"], p.OPEN_IN.pack(0, 0))[1])
+        return fh, flags
+
+    def closed(fh: int) -> None:
+        ask(served, p.OPCODES["RELEASEDIR"], fh.to_bytes(8, "little") + bytes(16))
+
+    assert [opened(), opened()] == [(1, cache), (1, keep)]
+    served[1].entries = [("b", 2, 0o100644)]
+    assert opened() == (0, 0)  # somebody may be amid the other names
+    for fh in (1, 1, 0):
+        closed(fh)
+    assert [opened(), opened()] == [(1, cache), (1, keep)]

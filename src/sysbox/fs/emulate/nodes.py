@@ -260,6 +260,8 @@ def _first(path: str) -> tuple[int, int]:
 class _Node:
     """A node at a path; by itself an empty directory of the container's root."""
 
+    steady = True
+
     def __init__(self, container: Container, path: str, mode: int) -> None:
         self.of, self.path, self.mode = container, path, mode
 
@@ -304,6 +306,7 @@ class _Emulated(_Node):
     def __init__(self, container: Container, path: str, mode: int, row: Row) -> None:
         super().__init__(container, path, mode)
         self.row = row
+        self.steady = not row.lent
 
     def owner(self, pid: int) -> tuple[int, int]:
         if not self.row.lent:

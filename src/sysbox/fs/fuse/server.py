@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from errno import EACCES, EAGAIN, EINTR, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM
+from contextlib import suppress
+from errno import EACCES, EAGAIN, EINTR, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM, ESTALE
 from typing import TYPE_CHECKING, Protocol
 
 from sysbox.fs.fuse import protocol as p
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("sysbox-fs")
 S_IFREG, S_IFDIR, S_IFMT = 0o100000, 0o040000, 0o170000
+MOST = 64  # processes of which we remember that they come again
 GONE = (ENOENT, EINTR, EAGAIN)  # of a read: the request was taken back, or nothing is there
 
 
@@ -25,6 +27,7 @@ class Node(Protocol):
     """What the server asks of a file or directory."""
 
     mode: int  # of stat(2), type included
+    steady: bool  # the owner is the same for everybody who asks
 
     def owner(self, pid: int) -> tuple[int, int]:
         """Return uid and gid as the host sees them."""
@@ -42,6 +45,21 @@ class Node(Protocol):
         """Take a value. Raises OSError."""
 
 
+class _Listing:
+    """The names that the kernel keeps of a directory, hashed, and how many have it open."""
+
+    def __init__(self, names: int) -> None:
+        self.names = names
+        self.readers = 0
+
+
+def _length(node: Node, pid: int) -> int:
+    try:
+        return len(node.read(pid))
+    except OSError:
+        return 0
+
+
 class Server:
     """One /dev/fuse and the nodes behind it, by nodeid."""
 
@@ -53,8 +71,11 @@ class Server:
         self.buffer = buffer
         self.node = node
         self.forget = forget
+        self.lengths: dict[int, int] = {}  # of files as the kernel has them, by nodeid
+        self.sent_back: set[tuple[int, int]] = set()  # nodeid and pid of who was told to open it again
         self.seen = (0, 0, -1)  # the last read: nodeid, pid, where it ended
-        self.settled = True  # owners of directories will not change any more
+        self.settled = True  # owners will not change any more
+        self.listings: dict[int, _Listing] = {}
         self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
 
     def resume(self) -> None:
@@ -105,11 +126,32 @@ class Server:
 
     def _attr(self, nodeid: int, node: Node, pid: int) -> bytes:
         uid, gid = node.owner(pid)
-        # sendfile(2) and splice(2), busybox's cat, read no more than the size says, and make it what they have read: so it is told
-        # anew with each open
         kind = node.mode & S_IFMT
-        size = p.SIZE if kind == S_IFREG else len(node.read(pid))
+        size = self._tell(nodeid, node, pid) if kind == S_IFREG else len(node.read(pid))
         return p.ATTR.pack(nodeid, size, 0, 0, 0, 0, 0, 0, 0, node.mode, 1 + (kind == S_IFDIR), uid, gid, 0, 4096, 0)
+
+    def _tell(self, nodeid: int, node: Node, pid: int) -> int:
+        """Return the length of a file for the kernel to keep: sendfile(2) and splice(2), busybox's cat, read just so much."""
+        if self.settled:
+            self.lengths[nodeid] = _length(node, pid)
+        return self.lengths.get(nodeid, 0)
+
+    def _check_length(self, nodeid: int, node: Node, pid: int) -> None:
+        """Have who opens a file that is no longer as long as we have told come again, after the kernel has asked.
+
+        The kernel does that by itself, once, for ESTALE (do_filp_open() in fs/namei.c). Raises OSError ESTALE.
+        """
+        who = nodeid, pid
+        if who in self.sent_back:
+            self.sent_back.discard(who)
+        elif _length(node, pid) != self.lengths.get(nodeid):
+            if len(self.sent_back) > MOST:
+                self.sent_back.clear()
+            self.sent_back.add(who)
+            length = p.OUT_HEADER.size + p.INVAL_INODE_OUT.size
+            with suppress(OSError):  # it has forgotten it
+                os.write(self.fd, p.OUT_HEADER.pack(length, p.FUSE_NOTIFY_INVAL_INODE, 0) + p.INVAL_INODE_OUT.pack(nodeid, -1, 0))
+            raise OSError(ESTALE, "its length has changed")
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         major, minor, readahead, offered = p.INIT_IN.unpack_from(body)
@@ -134,7 +176,7 @@ class Server:
         return p.ENTRY_OUT.pack(found, 0, p.LONG, self._valid(node), 0, 0) + attr
 
     def _valid(self, node: Node) -> int:
-        return p.LONG if node.mode & S_IFMT != S_IFREG and self.settled else 0
+        return p.LONG if node.steady and self.settled else 0
 
     def _readlink(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         return self.node(nodeid).read(pid)
@@ -165,6 +207,7 @@ class Server:
             raise OSError(EACCES, "read only, for those too who may write everywhere")
         if wants != os.O_WRONLY and not node.mode & 0o444:
             raise OSError(EACCES, "write only")
+        self._check_length(nodeid, node, pid)
         return p.OPEN_OUT.pack(0, p.FOPEN_DIRECT_IO, 0)
 
     def _read(self, nodeid: int, body: memoryview, pid: int) -> bytes:
@@ -175,11 +218,14 @@ class Server:
         if offset and self.seen == (nodeid, pid, offset):
             return b""  # who has got all that there was looks whether there is more
         data = node.read(pid)
+        if len(data) < self.lengths.get(nodeid, 0):
+            del self.lengths[nodeid]  # if it was for the page cache, the kernel takes the file for as long as that now
         self.seen = (nodeid, pid, len(data) if offset + size >= len(data) else -1)
         return data[offset : offset + size]
 
     def _write(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         _, offset, size, _, _, flags, _ = p.WRITE_IN.unpack_from(body)
+        self.lengths.pop(nodeid, None)  # the kernel takes the file for as long as what is written, or longer
         if offset == 0 or flags & os.O_APPEND:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
             self.node(nodeid).write(bytes(body[p.WRITE_IN.size : p.WRITE_IN.size + size]), pid)
         return int(size).to_bytes(4, "little") + bytes(4)
@@ -190,12 +236,30 @@ class Server:
     def _release(self, *_: object) -> bytes:
         return b""
 
-    _releasedir = _destroy = _release
+    _destroy = _release
 
     def _opendir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
-        if self.node(nodeid).mode & S_IFMT != S_IFDIR:
+        """Let the kernel keep a listing while the names are the same; two who see different ones at once get their own."""
+        node = self.node(nodeid)
+        if node.mode & S_IFMT != S_IFDIR:
             raise OSError(ENOTDIR, "no directory")
-        return p.OPEN_OUT.pack(0, 0, 0)
+        names = hash(tuple(name for name, *_ in node.names(pid)))
+        listing = self.listings.get(nodeid)
+        flags = p.FOPEN_CACHE_DIR
+        if listing is None or listing.names != names:
+            if listing and listing.readers:
+                return p.OPEN_OUT.pack(0, 0, 0)
+            listing = self.listings[nodeid] = _Listing(names)
+        else:
+            flags |= p.FOPEN_KEEP_CACHE
+        listing.readers += 1
+        return p.OPEN_OUT.pack(1, flags, 0)
+
+    def _releasedir(self, nodeid: int, body: memoryview, pid: int) -> bytes:
+        listing = self.listings.get(nodeid)
+        if listing and body[0]:  # fh: it was counted, by a predecessor perhaps
+            listing.readers = max(listing.readers - 1, 0)
+        return b""
 
     def _readdirplus(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         return self._readdir(nodeid, body, pid, plus=True)
