@@ -109,7 +109,7 @@ class Worker:
             self._watch(self.held["init"], self._end)
         for number, fd in self.listeners.items():
             self._watch(fd, self._trapped(number, fd))
-        self.fuse.resume()
+        self.fuse.resume(self.container.ids.values() if self.name else ())
         if not self.name:
             self._warm()
         elif not self.container.container["device"]:  # our predecessor was killed before it knew

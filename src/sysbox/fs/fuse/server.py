@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from sysbox.fs.fuse import protocol as p
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 log = logging.getLogger("sysbox-fs")
 S_IFREG, S_IFDIR, S_IFMT = 0o100000, 0o040000, 0o170000
@@ -71,15 +71,17 @@ class Server:
         self.buffer = buffer
         self.node = node
         self.forget = forget
-        self.lengths: dict[int, int] = {}  # of files as the kernel has them, by nodeid
+        self.lengths: dict[int, int] = {}  # of files as the kernel has them, by nodeid; -1: another one
         self.sent_back: set[tuple[int, int]] = set()  # nodeid and pid of who was told to open it again
         self.seen = (0, 0, -1)  # the last read: nodeid, pid, where it ended
         self.settled = True  # owners will not change any more
         self.listings: dict[int, _Listing] = {}
         self.handlers = {number: getattr(self, f"_{name.lower()}") for name, number in p.OPCODES.items()}
 
-    def resume(self) -> None:
-        """Answer the request that a server before us left in the buffer."""
+    def resume(self, nodeids: Iterable[int] = ()) -> None:
+        """Answer the request that a server before us left in the buffer; have the kernel ask for these files' attributes anew."""
+        for nodeid in nodeids:
+            self._ask_anew(nodeid)
         if int.from_bytes(self.buffer[:4], "little"):
             self._answer()
 
@@ -144,14 +146,18 @@ class Server:
         who = nodeid, pid
         if who in self.sent_back:
             self.sent_back.discard(who)
-        elif _length(node, pid) != self.lengths.get(nodeid):
+        elif nodeid in self.lengths and _length(node, pid) != self.lengths[nodeid]:
             if len(self.sent_back) > MOST:
                 self.sent_back.clear()
             self.sent_back.add(who)
-            length = p.OUT_HEADER.size + p.INVAL_INODE_OUT.size
-            with suppress(OSError):  # it has forgotten it
-                os.write(self.fd, p.OUT_HEADER.pack(length, p.FUSE_NOTIFY_INVAL_INODE, 0) + p.INVAL_INODE_OUT.pack(nodeid, -1, 0))
+            self._ask_anew(nodeid)
             raise OSError(ESTALE, "its length has changed")
+
+    def _ask_anew(self, nodeid: int) -> None:
+        """Have the kernel forget attributes."""
+        length = p.OUT_HEADER.size + p.INVAL_INODE_OUT.size
+        with suppress(OSError):  # it has forgotten them
+            os.write(self.fd, p.OUT_HEADER.pack(length, p.FUSE_NOTIFY_INVAL_INODE, 0) + p.INVAL_INODE_OUT.pack(nodeid, -1, 0))
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         major, minor, readahead, offered = p.INIT_IN.unpack_from(body)
@@ -219,13 +225,13 @@ class Server:
             return b""  # who has got all that there was looks whether there is more
         data = node.read(pid)
         if len(data) < self.lengths.get(nodeid, 0):
-            del self.lengths[nodeid]  # if it was for the page cache, the kernel takes the file for as long as that now
+            self.lengths[nodeid] = -1  # if it was for the page cache, the kernel takes the file for as long as that now
         self.seen = (nodeid, pid, len(data) if offset + size >= len(data) else -1)
         return data[offset : offset + size]
 
     def _write(self, nodeid: int, body: memoryview, pid: int) -> bytes:
         _, offset, size, _, _, flags, _ = p.WRITE_IN.unpack_from(body)
-        self.lengths.pop(nodeid, None)  # the kernel takes the file for as long as what is written, or longer
+        self.lengths[nodeid] = -1  # the kernel takes the file for as long as what is written, or longer
         if offset == 0 or flags & os.O_APPEND:  # what comes after the first write is taken for nothing, as sysctl_writes_strict has it
             self.node(nodeid).write(bytes(body[p.WRITE_IN.size : p.WRITE_IN.size + size]), pid)
         return int(size).to_bytes(4, "little") + bytes(4)
