@@ -69,7 +69,10 @@ def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | 
 def _mount_passes(fields: tuple[int, ...], planted: bool) -> bool:
     """Look at fields of struct seccomp_notif as ``caller.NOTIF`` has them: id, pid, flags, nr, arch, instruction pointer, arguments."""
     if fields[9] & k.MS_BIND:
-        return planted and fields[9] & k.MS_REC != 0
+        if fields[9] & k.MS_REC:
+            return planted
+        source, ends, _ = k.process_vm_readv(fields[1], fields[6], SHORT).partition(b"\0")
+        return bool(ends) and not mount.is_root(fields[1], source.decode("utf-8", "surrogateescape"), within=True)
     kind = k.process_vm_readv(fields[1], fields[8], 16).partition(b"\0")[0]
     return kind not in KINDS
 
@@ -88,6 +91,7 @@ def _open_tree_passes(fields: tuple[int, ...], planted: bool) -> bool:
     return planted and fields[8] & k.AT_RECURSIVE != 0
 
 
+SHORT = 256  # bytes that are enough for most paths
 KINDS = {kind.encode() for kind in mount.LOOKED_AT}
 _NATIVE = {"x86_64": traps.X86_64, "aarch64": traps.AARCH64}.get(os.uname().machine, 0)
 # (arch, number) -> says at once, without taking the call apart, that the kernel may do what is asked. Raises OSError.
