@@ -205,6 +205,12 @@ def parts(top: str) -> list[str]:
     return [point[len(top) :] for point in points if point.startswith(top + "/")]
 
 
+def summary(found: dict[str, list[str]]) -> dict[str, list[str]]:
+    """Say of a container's parts, by tree, which directories of the sysfs are "above" some, and the "names", the last words, of all."""
+    above = {part[:at] for part in found["sysfs"] for at, char in enumerate(part) if at and char == "/"}
+    return {"above": [*above], "names": [*{path.rpartition("/")[2] for paths in found.values() for path in paths}]}
+
+
 def lock(userns: int, *tops: tuple[str, int]) -> list[int]:
     """Join a user namespace and clone trees, as ``clone`` does. Raises OSError."""
     k.setns(userns, k.CLONE_NEWUSER)

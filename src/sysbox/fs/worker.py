@@ -84,13 +84,19 @@ class Worker:
         self.actions: dict[int, Callable[[], None]] = {}
         self.children: dict[int, tuple[slots.Slot, int]] = {}
         self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
-        self.planted = self.container.has_flag("planted")  # has it any proc or sysfs but those that it began with?
+        self.contexts.planted = self.container.has_flag("planted")
+        self._summarize()
         self.ended = False
 
     @property
     def name(self) -> str:
         """The container's id, "" for a spare."""
         return str(self.container.container.get("id", ""))
+
+    def _summarize(self) -> None:
+        """Know of the container's parts what each trapped call needs."""
+        self.container.container |= tree.summary(self.container.container.get("parts", {"proc": [], "sysfs": []}))
+        self.contexts.above = tuple(self.container.container["above"])
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action
@@ -190,6 +196,7 @@ class Worker:
             self.held["init"] = fds[0]
             self.fuse.settled = True
             self.container.describe({**container, "device": 0, "parts": {"proc": [], "sysfs": []}})
+            self._summarize()
             self._watch(fds[0], self._end)
             for number, fd in enumerate(fds[1:]):
                 self.held[f"charge-{number}"] = fd
@@ -219,6 +226,7 @@ class Worker:
             told, _ = wire.receive(ours)
             if "parts" in told:
                 self.container.describe({**self.container.container, **told})
+                self._summarize()
             self._unwatch(ours.fileno())
             ours.close()
 
@@ -342,7 +350,7 @@ class Worker:
             fields = unpack(slot.view)
             passes = quick((fields[4], fields[3]))
             try:
-                if passes and passes(fields, self.planted):
+                if passes and passes(fields, self.contexts):
                     answer(fd, fields[0], 0, 0, k.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
                     return
             except OSError:
@@ -394,9 +402,8 @@ class Worker:
                 work = None
             else:
                 work = handler(call, self.container.container, self.contexts)
-                if not self.planted and call.name in PLANTING:
-                    self.planted = True
-                    self.container.keep_flag("planted")
+                if call.name in PLANTING:
+                    self._planted()
         except OSError as error:
             call.answer(0, error.errno or ESRCH)
             work = None
@@ -414,6 +421,12 @@ class Worker:
         slot.take()
         self.children[pidfd] = (slot, call.id)
         self._watch(pidfd, lambda: self._child_ended(pidfd))
+
+    def _planted(self) -> None:
+        self.contexts.pretended.forget()
+        if not self.contexts.planted:
+            self.contexts.planted = True
+            self.container.keep_flag("planted")
 
     def _in_child(self, work: Callable[[], None], failed: Callable[[OSError], None], done: Callable[[], None] = lambda: None) -> NoReturn:
         try:

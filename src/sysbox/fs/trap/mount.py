@@ -7,6 +7,7 @@ what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() 
 from __future__ import annotations
 
 import os
+import time
 from errno import EAGAIN, EBUSY, EINVAL, ENOTDIR, EPERM, EXDEV
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sysbox.fs.trap.caller import Call
+    from sysbox.fs.trap.newapi import Contexts
     from sysbox.fs.trap.slots import Slot
 
     Work = Callable[[Slot], None]
 
 TREES = ("proc", "sysfs")
+SOURCE = "sysbox-fs"  # of our FUSE file system
+MOST = 4096  # paths
+MINUTE = 60.0  # seconds
 KIND = 64  # bytes of the name of a file system type that we look at
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 LOOKED_AT = (*TREES, *NETWORKED, "overlay")
@@ -91,11 +96,10 @@ def check_visible(call: Call, place: Place, container: dict[str, Any], kind: str
 def _covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[str, Any], kind: str) -> bool:
     """Say whether there is more on a tree than the container's parts, each once, and what may be mounted anyway."""
     expected = list(container["parts"][kind])
-    top = tree_["path"].rstrip("/")
     todo = [one for one in every if one["parent"] == tree_["id"]]
     while todo:
         one = todo.pop()
-        path = one["path"][len(top) :]
+        path = _within(tree_, one)
         if any(path == point or path.startswith(point + "/") for point in MOUNT_POINTS[kind]):
             continue
         if path not in expected:
@@ -103,6 +107,11 @@ def _covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict
         expected.remove(path)
         todo += [two for two in every if two["parent"] == one["id"]]
     return False
+
+
+def _within(tree_: dict[str, Any], one: dict[str, Any]) -> str:
+    """Say where a mount is in the file system that another one, above, shows all or a directory of."""
+    return str(tree_["root"].rstrip("/") + one["path"][len(tree_["path"].rstrip("/")) :])
 
 
 def build(call: Call, place: Place, container: dict[str, Any], kind: str, attr: int, data: str) -> int:
@@ -160,7 +169,8 @@ def mounts(pid: int) -> list[dict[str, Any]]:
         for line in file:
             left, _, right = line.partition(" - ")
             fields = left.split()
-            one = {"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": right.split()[0]}
+            kind, source = right.split(" ")[:2]
+            one = {"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": kind, "source": source}
             out.append({**one, "readonly": "ro" in fields[5].split(",")})
     return out
 
@@ -190,20 +200,22 @@ def number_at(at: int, path: str, proc: int, nofollow: int = 0) -> int:
 def _bind(call: Call, flags: int, container: dict[str, Any]) -> Work | None:
     """Bind with all that is mounted below if the source is a directory of a proc or a sysfs itself: its locked parts would make it fail."""
     source = call.text(0)
-    if not flags & k.MS_REC and is_root(call.pid, source, within=True):
+    if not flags & k.MS_REC and is_root(call.pid, source, tuple(container["above"])):
         target = call.text(1)
         return lambda slot: _bind_tree(call, slot, container, source, target)
     call.answer(0, go_on=True)
     return None
 
 
-def is_root(pid: int, path: str, *, within: bool = False) -> bool:
-    """Say whether a path may lead to the root of a proc or sysfs (``within``: or to a directory of a proc, by its mode).
+def is_root(pid: int, path: str, directories: tuple[str, ...] | None = None) -> bool:
+    """Say whether a path may lead to the root of a proc or sysfs.
 
-    Only then a closer look is worth a process.
+    With ``directories`` also to one of these, by its name, or to any of a proc, by its mode. Only then a closer look is worth a process.
 
     It waits for no file system, for we serve one: what the kernel has not cached is worth the closer look. Raises OSError ESRCH.
     """
+    if directories and f"/{path}".rstrip("/").endswith(directories):
+        return True
     magic = MAGIC.fullmatch(path)
     base = magic[1] if magic else "root" if path.startswith("/") else "cwd"
     rest = magic[2] if magic else path.strip("/")
@@ -215,7 +227,7 @@ def is_root(pid: int, path: str, *, within: bool = False) -> bool:
         if rest:
             fd = k.openat2(top, rest, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0))
         found = k.statx_cached(fd)
-        return found == ROOT or (within and found[1] == ROOT[1])
+        return found == ROOT or (directories is not None and found[1] == ROOT[1])
     except OSError as error:
         return error.errno in (EAGAIN, EXDEV)
     finally:
@@ -226,7 +238,7 @@ def is_root(pid: int, path: str, *, within: bool = False) -> bool:
 
 def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:
     place = Place(call)
-    every = mounts(call.pid)
+    every = {one["id"]: one for one in mounts(call.pid)}
     (at, path), (to, there) = place.join(source, target)
     fd = open_tree(place, every, container, at, path)
     if fd < 0:
@@ -240,51 +252,105 @@ def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, t
     call.answer(0)
 
 
-def open_tree(place: Place, every: list[dict[str, Any]], container: dict[str, Any], at: int, path: str) -> int:
+def open_tree(place: Place, every: dict[int, dict[str, Any]], container: dict[str, Any], at: int, path: str) -> int:
     """Clone a directory of a proc or sysfs with all that is mounted below; -1 if it is none: the kernel needs no help. Raises OSError."""
     try:
         fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
     except OSError:
         return -1  # /proc/self, say, is not ours: whatever it is, the kernel will see it as the caller does
     try:
-        number = mount_id(fd, place.proc)
+        one = every.get(mount_id(fd, place.proc))
         ours = os.fstat(fd).st_dev == container["device"]
-        if not any(one["id"] == number and (ours or one["type"] in TREES) for one in every):
+        if not (one and (ours or one["type"] in TREES or _part(one, every, container))):
             return -1
         return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | k.AT_RECURSIVE)
     finally:
         os.close(fd)
 
 
-def umount(call: Call, container: dict[str, Any], __: object) -> Work | None:
+class Pretended:
+    """Parts of which we have said that they are off: once each, so that umount(8) -R gets to the tree, and a loop to its end."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.times: dict[tuple[int, str], list[float]] = {}
+
+    def may(self, call: Call, target: str, container: dict[str, Any]) -> bool:
+        """Note a path, as the caller calls it; say whether a part there is left of which it was not said lately."""
+        name = target.rstrip("/")
+        if name.rpartition("/")[2] not in container["names"]:
+            return False
+        if len(self.times) > MOST:
+            self.times.clear()
+        there = sum(name.endswith(part) for parts in container["parts"].values() for part in parts)
+        now = time.monotonic()
+        times = self.times.setdefault((os.stat(f"/proc/{call.pid}/ns/mnt").st_ino, name), [])
+        times[:] = [one for one in times if now - one < MINUTE]
+        if len(times) >= max(there, 1):
+            return False
+        times.append(now)
+        return True
+
+    def forget(self) -> None:
+        """Forget all: something new may be mounted there."""
+        self.times.clear()
+
+
+def umount(call: Call, container: dict[str, Any], contexts: Contexts) -> Work | None:
     """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
     target = call.text(0)
-    if not call.again and not is_root(call.pid, target):
+    pretend = contexts.pretended.may(call, target, container)
+    if not (pretend or call.again or is_root(call.pid, target, ())):
         call.answer(0, go_on=True)
         return None
     flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-    return lambda slot: _umount(call, slot, container, target, flags)
+    return lambda slot: _umount(call, slot, container, (target, flags), pretend=pretend)
 
 
-def _umount(call: Call, slot: Slot, container: dict[str, Any], target: str, flags: int) -> None:
+def _umount(call: Call, slot: Slot, container: dict[str, Any], arguments: tuple[str, int], *, pretend: bool) -> None:
+    target, flags = arguments
     place = Place(call)
-    every = mounts(call.pid)
+    every = {one["id"]: one for one in mounts(call.pid)}
     initial = _initial(int(container["pid"]))
     [(at, path)] = place.join(target)
     number = number_at(at, path, place.proc, os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0)
     if slot.done(number):
         call.answer(0)
         return
-    me = next((one for one in every if one["id"] == number), None)
-    below = [one for one in every if one["parent"] == number]
-    if me is None or me["type"] not in TREES or me["root"] != "/" or not below:
+    me = every.get(number)
+    top = _part(me, every, container) if me else {}
+    below = [one for one in every.values() if one["parent"] == number]
+    if me is None or top.get("id") in initial or (top and not pretend):
         call.answer(0, go_on=True)
-        return
-    kind = me["type"]
-    if number in initial or _covered(me, every, container, kind):
+    elif top:
+        call.answer(0)  # it goes with the tree, which is next
+    elif not below or not (me["type"] in TREES or me["source"] == SOURCE):
+        call.answer(0, go_on=True)
+    elif number in initial or _is_busy(me, below, every, container):
         raise OSError(EBUSY, "it is the container's own, or something else is mounted below")
-    k.umount2(relative(at, path), flags | k.MNT_DETACH)
-    call.answer(0)
+    else:
+        k.umount2(relative(at, path), flags | k.MNT_DETACH)
+        call.answer(0)
+
+
+def _is_busy(me: dict[str, Any], below: list[dict[str, Any]], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> bool:
+    if me["type"] in TREES:
+        return _covered(me, list(every.values()), container, me["type"])
+    return not all(_part(one, every, container) for one in below)
+
+
+def _part(me: dict[str, Any], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
+    """Return the proc or sysfs, or the directory that we rebuild, of which a mount is one of the container's parts; {} if it is none."""
+    found: dict[str, Any] = {}
+    ours = me["type"] in TREES or me["source"] == SOURCE
+    top, most = me, 1
+    while top := every.get(top["parent"], {}):
+        if top["type"] in TREES and (path := _within(top, me)) in container["parts"][top["type"]]:
+            found, most = top, container["parts"][top["type"]].count(path)
+        elif not found and ours and (top["source"] == SOURCE or (top["type"] == "tmpfs" and top["source"] in TREES)):
+            found = top
+    here = [one for one in every.values() if one["path"] == me["path"]]
+    return found if len(here) <= most else {}  # or else it covers ours
 
 
 def _initial(pid: int) -> list[int]:

@@ -28,12 +28,18 @@ MOST = 64  # contexts remembered
 
 
 class Contexts:
-    """What was given to processes of the container: contexts (descriptor -> type), and detached trees (type ""), which we keep alive."""
+    """What trapped calls leave behind for later ones.
+
+    So what was given to processes: contexts (descriptor -> type), and detached trees (type ""), which we keep alive.
+    """
 
     def __init__(self) -> None:
         """Remember none."""
         self.kinds: dict[int, str] = {}
         self.used: dict[int, int] = {}  # id of a call of fsmount -> the context that it uses up
+        self.pretended = mount.Pretended()
+        self.planted = False  # has the container any proc or sysfs but those that it began with?
+        self.above: tuple[str, ...] = ()  # see ``tree.summary``
 
     def find(self, call: Call, fd: int) -> tuple[int, str] | None:
         """Return ours that is the caller's descriptor ``fd``."""
@@ -122,12 +128,12 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
     if at != 0xFFFFFF9C and not path.startswith("/"):
         base = f"/proc/self/fd/{at}"
         path = f"{base}/{path}" if path else base
-    if not mount.is_root(call.pid, path, within=True):
+    if not mount.is_root(call.pid, path, tuple(container["above"])):
         call.answer(0, go_on=True)
         return None
 
     def work(slot: Slot) -> None:
-        place, every = Place(call), mount.mounts(call.pid)
+        place, every = Place(call), {one["id"]: one for one in mount.mounts(call.pid)}
         [(base, rest)] = place.join(path)
         fd = mount.open_tree(place, every, container, base, rest)
         if fd < 0:

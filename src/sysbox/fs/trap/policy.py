@@ -66,29 +66,30 @@ def _chown(call: Call, container: dict[str, Any], _: newapi.Contexts) -> Work | 
     return work
 
 
-def _mount_passes(fields: tuple[int, ...], planted: bool) -> bool:
+def _mount_passes(fields: tuple[int, ...], contexts: newapi.Contexts) -> bool:
     """Look at fields of struct seccomp_notif as ``caller.NOTIF`` has them: id, pid, flags, nr, arch, instruction pointer, arguments."""
     if fields[9] & k.MS_BIND:
         if fields[9] & k.MS_REC:
-            return planted
+            contexts.pretended.forget()
+            return contexts.planted
         source, ends, _ = k.process_vm_readv(fields[1], fields[6], SHORT).partition(b"\0")
-        return bool(ends) and not mount.is_root(fields[1], source.decode("utf-8", "surrogateescape"), within=True)
+        return bool(ends) and not mount.is_root(fields[1], source.decode("utf-8", "surrogateescape"), contexts.above)
     kind = k.process_vm_readv(fields[1], fields[8], 16).partition(b"\0")[0]
     return kind not in KINDS
 
 
-def _umount_passes(_: tuple[int, ...], planted: bool) -> bool:
+def _umount_passes(_: tuple[int, ...], contexts: newapi.Contexts) -> bool:
     """Without a proc or sysfs but the first ones there is none to take off: those are in use."""
-    return not planted
+    return not contexts.planted
 
 
-def _openat2_passes(fields: tuple[int, ...], _: bool) -> bool:
+def _openat2_passes(fields: tuple[int, ...], _: newapi.Contexts) -> bool:
     """``resolve`` is at 16 in struct open_how."""
     return k.process_vm_readv(fields[1], fields[8], 24)[16:] == bytes(8)
 
 
-def _open_tree_passes(fields: tuple[int, ...], planted: bool) -> bool:
-    return planted and fields[8] & k.AT_RECURSIVE != 0
+def _open_tree_passes(fields: tuple[int, ...], contexts: newapi.Contexts) -> bool:
+    return contexts.planted and fields[8] & k.AT_RECURSIVE != 0
 
 
 SHORT = 256  # bytes that are enough for most paths
