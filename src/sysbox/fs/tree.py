@@ -10,13 +10,17 @@ from __future__ import annotations
 import os
 from errno import EINVAL, ENOENT, ENOTDIR
 from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.nodes import entry
 from sysbox.fs.emulate.tables import KERNEL, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
+from sysbox.oci.mountoptions import attributes
 from sysbox.wire import message as wire
+
+if TYPE_CHECKING:
+    from _socket import socket
 
 PLACE = "/tree"  # trees grow below it, in the worker's small root: see room.py
 FUSE = "/fuse"
@@ -237,3 +241,23 @@ def look_up() -> None:
     os.listdir(FUSE)
     for path in MIRRORS:
         os.stat(f"{FUSE}/{entry(path)}/{KERNEL}")
+
+
+def grow(container: dict[str, Any], channel: socket) -> None:
+    """Build and send a new container's /proc and /sys; in a child of the worker. Raises OSError."""
+    where = f"/proc/{container['pid']}/ns"
+    pidns, netns, ipcns, userns = (os.open(f"{where}/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("pid", "net", "ipc", "user"))
+    k.setns(netns, k.CLONE_NEWNET)
+    k.setns(ipcns, k.CLONE_NEWIPC)  # each has shm* of its own in /proc/sys/kernel, and we are to cover the container's, if any
+    enter()
+    tops: list[tuple[str, int]] = []
+    for kind in ("proc", "sysfs"):
+        context = proc_context(pidns) if kind == "proc" else sysfs_context()
+        configure(context, kind, container["data"].get(kind, ""))
+        owner = (container["uid"], container["gid"]) if kind == "proc" else None
+        attr = attributes(container["flags"][kind])[0]
+        tops.append((plant(kind, context, container, attr, owner=owner), attr))
+    device = os.stat(FUSE).st_dev
+    wire.send(channel, {"trees": len(tops)}, lock(userns, *tops))
+    found = {kind: parts(top) for kind, (top, _) in zip(("proc", "sysfs"), tops, strict=True)}
+    wire.send(channel, {"device": device, "parts": found})

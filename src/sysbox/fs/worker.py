@@ -28,7 +28,6 @@ from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS, PLANTING, QUICK
 from sysbox.linux import _kernel as k
 from sysbox.linux.jsons import dumps
-from sysbox.oci.mountoptions import attributes
 from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
@@ -211,7 +210,7 @@ class Worker:
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
             self._in_child(
-                lambda: _grow(self.container.container, theirs),
+                lambda: tree.grow(self.container.container, theirs),
                 lambda error: wire.send(theirs, {"error": error.errno or 5, "text": str(error)}),
             )
         os.close(pidfd)
@@ -466,26 +465,6 @@ def spawn(command: list[str], *fds: int) -> None:
 def _refuse(call: Call, error: OSError) -> None:
     log.debug("%s of %d refused: %s", call.name, call.pid, error)
     call.answer(0, error.errno or ESRCH)
-
-
-def _grow(container: dict[str, Any], channel: socket) -> None:
-    """Build and send a new container's /proc and /sys; in a child of the worker. Raises OSError."""
-    top = f"/proc/{container['pid']}/ns"
-    pidns, netns, ipcns, userns = (os.open(f"{top}/{kind}", os.O_RDONLY | os.O_CLOEXEC) for kind in ("pid", "net", "ipc", "user"))
-    k.setns(netns, k.CLONE_NEWNET)
-    k.setns(ipcns, k.CLONE_NEWIPC)  # each has shm* of its own in /proc/sys/kernel, and we are to cover the container's, if any
-    tree.enter()
-    tops: list[tuple[str, int]] = []
-    for kind in ("proc", "sysfs"):
-        context = tree.proc_context(pidns) if kind == "proc" else tree.sysfs_context()
-        tree.configure(context, kind, container["data"].get(kind, ""))
-        owner = (container["uid"], container["gid"]) if kind == "proc" else None
-        attr = attributes(container["flags"][kind])[0]
-        tops.append((tree.plant(kind, context, container, attr, owner=owner), attr))
-    device = os.stat(tree.FUSE).st_dev
-    wire.send(channel, {"trees": len(tops)}, tree.lock(userns, *tops))
-    parts = {kind: tree.parts(top) for kind, (top, _) in zip(("proc", "sysfs"), tops, strict=True)}
-    wire.send(channel, {"device": device, "parts": parts})
 
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:

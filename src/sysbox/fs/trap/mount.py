@@ -1,4 +1,4 @@
-"""mount(2) and umount2(2): proc and sysfs come with the container's parts, overlays with xattrs that root inside may set.
+"""mount(2): proc and sysfs come with the container's parts, overlays with xattrs that root inside may set.
 
 Everything else is the kernel's own affair: what must stay is locked. A caller that changes its arguments after we have read them gets
 what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() in fs/namespace.c.
@@ -7,8 +7,7 @@ what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() 
 from __future__ import annotations
 
 import os
-import time
-from errno import EAGAIN, EBUSY, EINVAL, ENOTDIR, EPERM, EXDEV
+from errno import EAGAIN, EINVAL, ENOTDIR, EPERM, EXDEV
 from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
@@ -21,15 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sysbox.fs.trap.caller import Call
-    from sysbox.fs.trap.newapi import Contexts
     from sysbox.fs.trap.slots import Slot
 
     Work = Callable[[Slot], None]
 
 TREES = ("proc", "sysfs")
 SOURCE = "sysbox-fs"  # of our FUSE file system
-MOST = 4096  # paths
-MINUTE = 60.0  # seconds
 KIND = 64  # bytes of the name of a file system type that we look at
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 LOOKED_AT = (*TREES, *NETWORKED, "overlay")
@@ -88,12 +84,12 @@ def check_visible(call: Call, place: Place, container: dict[str, Any], kind: str
     every = mounts(call.pid)
     for one in every:
         plain = one["type"] == kind and one["root"] == "/" and (attr & k.MOUNT_ATTR_RDONLY or not one["readonly"])
-        if plain and not _covered(one, every, container, kind):
+        if plain and not covered(one, every, container, kind):
             return
     raise PermissionError(EPERM, "what is mounted there would show what is hidden from the caller")
 
 
-def _covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[str, Any], kind: str) -> bool:
+def covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[str, Any], kind: str) -> bool:
     """Say whether there is more on a tree than the container's parts, each once, and what may be mounted anyway."""
     expected = list(container["parts"][kind])
     todo = [one for one in every if one["parent"] == tree_["id"]]
@@ -261,85 +257,14 @@ def open_tree(place: Place, every: dict[int, dict[str, Any]], container: dict[st
     try:
         one = every.get(mount_id(fd, place.proc))
         ours = os.fstat(fd).st_dev == container["device"]
-        if not (one and (ours or one["type"] in TREES or _part(one, every, container))):
+        if not (one and (ours or one["type"] in TREES or part(one, every, container))):
             return -1
         return k.open_tree(fd, "", k.OPEN_TREE_CLONE | k.OPEN_TREE_CLOEXEC | k.AT_EMPTY_PATH | k.AT_RECURSIVE)
     finally:
         os.close(fd)
 
 
-class Pretended:
-    """Parts of which we have said that they are off: once each, so that umount(8) -R gets to the tree, and a loop to its end."""
-
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.times: dict[tuple[int, str], list[float]] = {}
-
-    def may(self, call: Call, target: str, container: dict[str, Any]) -> bool:
-        """Note a path, as the caller calls it; say whether a part there is left of which it was not said lately."""
-        name = target.rstrip("/")
-        if name.rpartition("/")[2] not in container["names"]:
-            return False
-        if len(self.times) > MOST:
-            self.times.clear()
-        there = sum(name.endswith(part) for parts in container["parts"].values() for part in parts)
-        now = time.monotonic()
-        times = self.times.setdefault((os.stat(f"/proc/{call.pid}/ns/mnt").st_ino, name), [])
-        times[:] = [one for one in times if now - one < MINUTE]
-        if len(times) >= max(there, 1):
-            return False
-        times.append(now)
-        return True
-
-    def forget(self) -> None:
-        """Forget all: something new may be mounted there."""
-        self.times.clear()
-
-
-def umount(call: Call, container: dict[str, Any], contexts: Contexts) -> Work | None:
-    """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
-    target = call.text(0)
-    pretend = contexts.pretended.may(call, target, container)
-    if not (pretend or call.again or is_root(call.pid, target, ())):
-        call.answer(0, go_on=True)
-        return None
-    flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-    return lambda slot: _umount(call, slot, container, (target, flags), pretend=pretend)
-
-
-def _umount(call: Call, slot: Slot, container: dict[str, Any], arguments: tuple[str, int], *, pretend: bool) -> None:
-    target, flags = arguments
-    place = Place(call)
-    every = {one["id"]: one for one in mounts(call.pid)}
-    initial = _initial(int(container["pid"]))
-    [(at, path)] = place.join(target)
-    number = number_at(at, path, place.proc, os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0)
-    if slot.done(number):
-        call.answer(0)
-        return
-    me = every.get(number)
-    top = _part(me, every, container) if me else {}
-    below = [one for one in every.values() if one["parent"] == number]
-    if me is None or top.get("id") in initial or (top and not pretend):
-        call.answer(0, go_on=True)
-    elif top:
-        call.answer(0)  # it goes with the tree, which is next
-    elif not below or not (me["type"] in TREES or me["source"] == SOURCE):
-        call.answer(0, go_on=True)
-    elif number in initial or _is_busy(me, below, every, container):
-        raise OSError(EBUSY, "it is the container's own, or something else is mounted below")
-    else:
-        k.umount2(relative(at, path), flags | k.MNT_DETACH)
-        call.answer(0)
-
-
-def _is_busy(me: dict[str, Any], below: list[dict[str, Any]], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> bool:
-    if me["type"] in TREES:
-        return _covered(me, list(every.values()), container, me["type"])
-    return not all(_part(one, every, container) for one in below)
-
-
-def _part(me: dict[str, Any], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
+def part(me: dict[str, Any], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
     """Return the proc or sysfs, or the directory that we rebuild, of which a mount is one of the container's parts; {} if it is none."""
     found: dict[str, Any] = {}
     ours = me["type"] in TREES or me["source"] == SOURCE
@@ -351,15 +276,6 @@ def _part(me: dict[str, Any], every: dict[int, dict[str, Any]], container: dict[
             found = top
     here = [one for one in every.values() if one["path"] == me["path"]]
     return found if len(here) <= most else {}  # or else it covers ours
-
-
-def _initial(pid: int) -> list[int]:
-    """Return the mounts that the container began with, the undermost at /proc and /sys."""
-    found: dict[str, int] = {}
-    for one in mounts(pid):
-        if one["path"] in ("/proc", "/sys"):
-            found.setdefault(one["path"], one["id"])
-    return list(found.values())
 
 
 def relative(at: int, path: str) -> str:

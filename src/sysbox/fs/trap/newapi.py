@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sysbox.fs import tree
 from sysbox.fs.emulate import tables
 from sysbox.fs.emulate.tables import MIRRORS, ROWS
-from sysbox.fs.trap import mount
+from sysbox.fs.trap import mount, umount
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place
 from sysbox.linux import _kernel as k
 
@@ -37,7 +37,7 @@ class Contexts:
         """Remember none."""
         self.kinds: dict[int, str] = {}
         self.used: dict[int, int] = {}  # id of a call of fsmount -> the context that it uses up
-        self.pretended = mount.Pretended()
+        self.pretended = umount.Pretended()
         self.planted = False  # has the container any proc or sysfs but those that it began with?
         self.above: tuple[str, ...] = ()  # see ``tree.summary``
 

@@ -11,7 +11,7 @@ import posixpath
 from errno import EPERM
 from typing import TYPE_CHECKING, Any
 
-from sysbox.fs.trap import mount, newapi, xattr
+from sysbox.fs.trap import mount, newapi, umount, xattr
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
@@ -109,8 +109,8 @@ QUICK = {
 PLANTING = ("mount", "fsmount", "open_tree")  # after these there may be more than one proc or sysfs in the container
 HANDLERS: dict[str, Handler] = {
     "mount": mount.mount,
-    "umount": mount.umount,
-    "umount2": mount.umount,
+    "umount": umount.umount,
+    "umount2": umount.umount,
     "fsopen": newapi.fsopen,
     "fsmount": newapi.fsmount,
     "open_tree": newapi.open_tree,
