@@ -98,6 +98,22 @@ def test_a_hot_command_imports_only_what_is_listed(command: str) -> None:
     assert not surplus, f"{command} imports {sorted(surplus)}"
 
 
+# each is shared by all workers of a host as long as they do not write to it, which counting references is
+ZYGOTE = BUILTIN | {"os", "posixpath", "genericpath", "stat", "abc", "_abc", "_collections_abc", "os.path", "io", "struct", "mmap", "gc"}
+OURS = ("sysbox.fs.emulate.", "sysbox.fs.fuse.", "sysbox.fs.trap.", "sysbox.wire.", "sysbox.linux.")
+ZYGOTE |= {f"sysbox.fs.{name}" for name in ("start", "zygote", "worker", "memory", "room", "tree", "say", "emulate", "fuse", "trap")}
+ZYGOTE |= {"sysbox", "sysbox.fs", "sysbox.wire", "sysbox.linux", "sysbox.oci", "sysbox.oci.mountoptions", "sysbox.version"}
+
+
+def test_workers_have_only_what_is_listed() -> None:
+    script = f"import sys; sys.path.insert(0, {str(SRC)!r}); before = set(sys.modules)\n"
+    script += "import sysbox.fs.start, sysbox.fs.zygote\nprint(*(set(sys.modules) - before))"
+    done = subprocess.run([PYTHON, "-IS", "-B", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    surplus = {name for name in done.stdout.split() if not name.startswith(OURS)} - ZYGOTE
+    assert not surplus
+
+
 def test_the_list_would_notice_an_import() -> None:
     script = f"import sys; sys.path.insert(0, {str(SRC)!r}); before = set(sys.modules)\n"
     script += "import sysbox.runtime.main, json\nprint(*(set(sys.modules) - before))"

@@ -11,11 +11,14 @@ import mmap
 import os
 from errno import ENOSPC
 from struct import Struct
-from typing import Any
 
 from sysbox.fs.fuse.protocol import BUFFER
 from sysbox.linux import files
 from sysbox.linux.jsons import dumps, loads
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _OWNER = Struct("<QQ")  # pid, start time in clock ticks: /proc/pid/stat
 FUSE = 4096
@@ -84,12 +87,18 @@ class Memory:
         self.view[_WHICH] = other
 
     @property
-    def paths(self) -> list[str]:
-        """The path of each nodeid, "" where one was forgotten: read once at the worker's start."""
-        found = []
-        for at in range(PATHS, PATHS + PATH * int.from_bytes(self.view[_KNOWN : _KNOWN + 4], "little"), PATH):
-            found.append(bytes(self.view[at + 1 : at + 1 + self.view[at]]).decode("utf-8", "surrogateescape"))
-        return found
+    def count(self) -> int:
+        """How many nodeids have a path, or had one."""
+        return int.from_bytes(self.view[_KNOWN : _KNOWN + 4], "little")
+
+    def path(self, index: int) -> str:
+        """Return one of the paths, "" where one was forgotten or never was."""
+        at = PATHS + index * PATH
+        return bytes(self.view[at + 1 : at + 1 + self.view[at]]).decode("utf-8", "surrogateescape") if index < self.count else ""
+
+    def begins_with(self, first: bytes) -> bool:
+        """Say whether the first paths are these, as ``packed`` gives them."""
+        return self.view[PATHS : PATHS + len(first)] == first
 
     def name(self, index: int, path: str) -> None:
         """Write one of the paths, before the kernel hears of its nodeid. Raises OSError ENOSPC."""
@@ -97,15 +106,20 @@ class Memory:
         if len(text) >= PATH or index >= PATH_COUNT:
             raise OSError(ENOSPC, "no room for more paths", path)
         self.view[at : at + 1 + len(text)] = bytes((len(text),)) + text
-        if index >= int.from_bytes(self.view[_KNOWN : _KNOWN + 4], "little"):
+        if index >= self.count:
             self.view[_KNOWN : _KNOWN + 4] = (index + 1).to_bytes(4, "little")
+
+
+def packed(paths: list[str]) -> bytes:
+    """Return paths as they lie in the memory."""
+    return b"".join((bytes((len(path),)) + path.encode()).ljust(PATH, b"\0") for path in paths)
 
 
 def fresh(paths: list[str]) -> int:
     """Make the memory of a new worker, with the first paths. Raises OSError."""
     fd = os.memfd_create("sysbox-fs", os.MFD_CLOEXEC)
     os.ftruncate(fd, SIZE)
-    os.pwrite(fd, b"".join((bytes((len(path),)) + path.encode()).ljust(PATH, b"\0") for path in paths), PATHS)
+    os.pwrite(fd, packed(paths), PATHS)
     os.pwrite(fd, len(paths).to_bytes(4, "little"), _KNOWN)
     return fd
 

@@ -5,20 +5,21 @@ It may die at any moment: the keeper starts it anew with all descriptors, and th
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import select
 import signal
 import struct
+import subprocess
+import sys
 from contextlib import suppress
+from errno import ESRCH
 from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
 from sysbox import daemon
 from sysbox.fs import memory, worker
 from sysbox.fs.emulate.nodes import NODES
-from sysbox.linux import _kernel as k
 from sysbox.linux import mountinfo
 from sysbox.linux.jsons import dumps
 from sysbox.version import VERSION
@@ -51,6 +52,7 @@ class Supervisor:
         """Serve ``listener``, back up everything with ``keeper``."""
         self.listener, self.keeper = listener, keeper
         self.settings = settings
+        self.zygote = self._start_zygote()
         self.records: dict[str, Record] = {}
         self.spare: Record | None = None
         self.poll = select.epoll()
@@ -174,11 +176,12 @@ class Supervisor:
 
     def _fork(self, record: Record) -> None:
         ours, theirs = _pair()
-        gc.freeze()
-        pid, pidfd = k.clone3(0, -1) or (0, -1)
-        if not pid:
-            keep = {theirs.fileno(), self.settings["home"], self.settings["run"], *self.settings["doors"], *record.held.values()}
-            self._become_worker(theirs, record.held, keep)
+        try:
+            pid, pidfd = self._ask_zygote(theirs.fileno(), record.held)
+        except OSError:  # it was killed
+            self.zygote.close()
+            self.zygote = self._start_zygote()
+            pid, pidfd = self._ask_zygote(theirs.fileno(), record.held)
         theirs.close()
         self._attach(record, ours, pid, pidfd)
 
@@ -189,15 +192,22 @@ class Supervisor:
         if record.sock is sock:
             self._lost(record, sock)
 
-    def _become_worker(self, channel: socket, held: dict[str, int], keep: set[int]) -> None:
-        daemon.reopen(log)  # its file is closed, and never opened here
-        first = 3
-        for fd in sorted(keep):
-            if fd > first:
-                k.close_range(first, fd - 1, 0)
-            first = max(first, fd + 1)
-        k.close_range(first, 0xFFFFFFFF, 0)
-        worker.run(channel, dict(held), self.settings)
+    def _ask_zygote(self, channel: int, held: dict[str, int]) -> tuple[int, int]:
+        for name, fd in held.items():
+            wire.send(self.zygote, {"hold": name}, [fd])
+        wire.send(self.zygote, {}, [channel])
+        reply, fds = wire.receive(self.zygote)
+        if "pid" not in reply:
+            raise OSError(reply.get("errno", ESRCH), "the zygote cannot fork")
+        return reply["pid"], fds[0]
+
+    def _start_zygote(self) -> socket:
+        ours, theirs = _pair()
+        fds = (theirs.fileno(), self.settings["home"], self.settings["run"], *self.settings["doors"])
+        settings = dumps({**self.settings, "channel": theirs.fileno(), "level": log.level})
+        subprocess.Popen([os.path.realpath(sys.argv[0]), "--zygote", settings], pass_fds=fds)
+        theirs.close()
+        return ours
 
     def _attach(self, record: Record, sock: socket, pid: int, pidfd: int) -> None:
         """Listen to a worker until its end. The pidfd tells of that: a child of its that waits for its successor has the socket too."""

@@ -8,9 +8,8 @@ is root inside lays bare or changes anything (mount_namespaces(7), "Restrictions
 from __future__ import annotations
 
 import os
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair
 from errno import EINVAL, ENOENT, ENOTDIR
-from socket import AF_UNIX, SOCK_SEQPACKET, socketpair
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.nodes import entry
 from sysbox.fs.emulate.tables import KERNEL, MIRRORS, ROWS, mirror_of
@@ -19,8 +18,10 @@ from sysbox.linux import files
 from sysbox.oci.mountoptions import attributes
 from sysbox.wire import message as wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
+    from typing import Any
 
 PLACE = "/tree"  # trees grow below it, in the worker's small root: see room.py
 FUSE = "/fuse"

@@ -8,52 +8,34 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import logging
 import os
 import select
-import subprocess
 import time
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
-from contextlib import suppress
 from errno import ENOSYS, ESRCH
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from sysbox.fs import memory as memories
 from sysbox.fs import room, tree
-from sysbox.fs.emulate.nodes import Container
+from sysbox.fs.emulate.nodes import NODES, Container
 from sysbox.fs.fuse.server import Server
+from sysbox.fs.say import log
 from sysbox.fs.trap import slots
-from sysbox.fs.trap.caller import NOTIF, decode
+from sysbox.fs.trap.caller import NOTIF, Call
 from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS, PLANTING, QUICK
 from sysbox.linux import _kernel as k
+from sysbox.linux.ignoring import ignoring
 from sysbox.linux.jsons import dumps
 from sysbox.version import VERSION
 from sysbox.wire import message as wire
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any, NoReturn
 
-    from sysbox.fs.trap.caller import Call
-
-log = logging.getLogger("sysbox-fs")
 PATIENCE = 0.05  # seconds between attempts to find a supervisor
 DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
-
-
-class Relay(logging.Handler):
-    """Sends the log to the supervisor, who has its file, over ``channel``."""
-
-    channel: socket
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send one message, with its traceback."""
-        text = record.getMessage() + (f": {record.exc_info[1]!r}" if record.exc_info else "")
-        with suppress(OSError):
-            wire.send(self.channel, {"op": "log", "level": record.levelno, "text": text[:4096]})
-
-
-_RELAY = Relay()  # made before workers are born: what is not made in each is shared by all
 
 
 class Worker:
@@ -114,7 +96,7 @@ class Worker:
             self._watch(self.held["init"], self._end)
         for number, fd in self.listeners.items():
             self._watch(fd, self._trapped(number, fd))
-        self.fuse.resume(self.container.ids.values() if self.name else ())
+        self.fuse.resume(map(self.container.nodeid, NODES) if self.name else ())
         if not self.name:
             self._warm()
         elif not self.container.container["device"]:  # our predecessor was killed before it knew
@@ -138,7 +120,7 @@ class Worker:
 
     def _end(self) -> None:
         self.ended = True
-        with suppress(OSError):
+        with ignoring(OSError):
             wire.send(self.supervisor, {"op": "bye"})
 
     def _fuse(self) -> None:
@@ -154,7 +136,7 @@ class Worker:
             self._hold(name, fd)
 
     def _hold(self, name: str, fd: int) -> None:
-        with suppress(OSError):  # a supervisor that is gone: the next one is told everything
+        with ignoring(OSError):  # a supervisor that is gone: the next one is told everything
             wire.send(self.supervisor, {"op": "hold", "name": name}, [fd])
 
     def _told(self) -> None:
@@ -182,7 +164,7 @@ class Worker:
             cause = f"{error.strerror} {error.filename or ''}".strip()
             reply = {"ok": False, "code": 4004, "cause": f"cannot {message['op']}: {cause}", "hint": "see the log of sysbox-fs"}
         if client:
-            with suppress(OSError):
+            with ignoring(OSError):
                 wire.send(client, reply, out)
             client.close()
         for fd in out:
@@ -256,7 +238,7 @@ class Worker:
         """Let the container pay for our processor time: enter the cgroups whose files "tasks" we were given."""
         for name, fd in self.held.items():
             if name.startswith("charge-"):
-                with suppress(OSError):  # it has just been removed: the container has ended
+                with ignoring(OSError):  # it has just been removed: the container has ended
                     os.write(fd, b"0")
 
     def _listen(self, fd: int) -> None:
@@ -282,7 +264,7 @@ class Worker:
                 self.supervisor = wire.connect(f"/proc/self/fd/{self.settings['run']}/sysfs.sock")
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
-                log.handlers[:] = [_relay(self.supervisor)]
+                log.channel = self.supervisor
                 self._watch(self.supervisor.fileno(), self._told)
             except OSError:  # nobody listens: supervisor and keeper are both gone
                 if time.monotonic() - started > DAEMON_AFTER and self.settings["command"]:
@@ -302,7 +284,7 @@ class Worker:
             wire.send(ours, {"op": "hold", "id": self.name, "name": name}, [fd])
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
-            with suppress(BaseException):
+            with ignoring(BaseException):
                 k.setns(self.settings["home"], k.CLONE_NEWNS)
                 for fd in self.settings["doors"]:
                     os.write(fd, b"0")  # it is not the container's to pay for
@@ -364,7 +346,7 @@ class Worker:
         self._unwatch(fd)
         os.close(fd)
         del self.listeners[number], self.held[f"listener-{number}"]
-        with suppress(OSError):
+        with ignoring(OSError):
             wire.send(self.supervisor, {"op": "drop", "name": f"listener-{number}"})
 
     def _go_on(self, slot: slots.Slot) -> None:
@@ -373,7 +355,7 @@ class Worker:
         if fd is None:
             slot.clear(slot.id)
             return
-        call = decode(fd, slot.view)
+        call = Call(fd, slot.view)
         child = slot.child()
         try:
             if child:
@@ -393,7 +375,7 @@ class Worker:
             self._handle(slot, fd)
 
     def _handle(self, slot: slots.Slot, fd: int) -> None:
-        call = decode(fd, slot.view)
+        call = Call(fd, slot.view)
         handler = HANDLERS.get(call.name)
         try:
             if handler is None:
@@ -451,13 +433,10 @@ class Worker:
             self._go_on(slot)
 
 
-def _relay(channel: socket) -> Relay:
-    _RELAY.channel = channel
-    return _RELAY
-
-
 def spawn(command: list[str], *fds: int) -> None:
     """Start a program of ours that gets these descriptors and outlives us."""
+    import subprocess
+
     silent = subprocess.DEVNULL
     subprocess.Popen(command, pass_fds=fds, start_new_session=True, stdin=silent, stdout=silent, stderr=silent)
 
@@ -469,12 +448,12 @@ def _refuse(call: Call, error: OSError) -> None:
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:
     """Be a worker, in a child of the supervisor. Never returns."""
-    log.handlers[:] = [_relay(supervisor)]
+    log.channel = supervisor
     try:
         gc.freeze()
         k.prctl(k.PR_SET_DUMPABLE, 0)
         worker = Worker(supervisor, held, settings)
-        with suppress(OSError):  # the supervisor was killed: we shall see
+        with ignoring(OSError):  # the supervisor was killed: we shall see
             worker.hello()
         worker.serve()
     except BaseException:

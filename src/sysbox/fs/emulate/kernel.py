@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from errno import EINVAL
-from typing import TYPE_CHECKING
 
 from sysbox.fs.emulate.row import Row, highest, local, number, numbers, of_host, own, table
 from sysbox.linux import _kernel as k
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 from errno import EINVAL, ENOENT
 from fcntl import ioctl
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.emulate.tables import BELOW, BRANCHES, KERNEL, MIRRORS, ROWS, mirror_of
+from sysbox.fs.memory import packed
 from sysbox.linux import _kernel as k
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sysbox.fs.emulate.row import Row
     from sysbox.fs.memory import Memory
@@ -30,6 +32,8 @@ READ = os.O_RDONLY | os.O_CLOEXEC
 
 
 NODES = [*ROWS, *MIRRORS]
+IDS = {path: FIRST + index for index, path in enumerate(NODES)}  # with PACKED here, so that workers share them
+PACKED = packed(NODES)
 
 
 def entry(path: str) -> str:
@@ -65,19 +69,20 @@ class Container:
         self.container = memory.description
         self.kept = memory.values
         self.values: dict[str, str] = self.kept.setdefault("values", {})
-        self.paths = memory.paths
         self.nodes: dict[int, _Node] = {}  # those that last
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
         self.here["user"] = os.stat("/proc/self/ns/user").st_ino
         self.path, self.pid = "", 0
-        if self.paths[: len(ROWS) + len(MIRRORS)] != NODES:  # those of a predecessor of another version
-            for path in [path for path in NODES if path not in self.paths]:
-                memory.name(len(self.paths), path)
-                self.paths.append(path)
-        self.ids = {path: FIRST + index for index, path in enumerate(self.paths) if path}
-        self.free = [index for index, path in enumerate(self.paths) if not path]
+        self.ids, first = (IDS, len(NODES)) if memory.begins_with(PACKED) else ({}, 0)  # 0: of a predecessor of another version
+        self.more = {memory.path(index): FIRST + index for index in range(first, memory.count)}
+        self.free = [index for index in range(first, memory.count) if not memory.path(index)]
+        self.more.pop("", None)
+        for path in NODES:
+            if not first and path not in self.more:
+                self.more[path] = FIRST + memory.count
+                memory.name(memory.count, path)
 
     def describe(self, container: dict[str, Any]) -> None:
         """Become this container's."""
@@ -173,18 +178,20 @@ class Container:
         finally:
             os.close(fd)
 
+    def nodeid(self, path: str) -> int:
+        """Return the nodeid of a path, 0 if it has none."""
+        return self.ids.get(path) or self.more.get(path, 0)
+
     def identify(self, path: str) -> int:
         """Return the nodeid of a path below a mirror for one more lookup, a new one if need be."""
-        nodeid = self.ids.get(path)
-        if nodeid is None:
+        nodeid = self.nodeid(path)
+        if not nodeid:
             if not self.free:
-                self.free.append(len(self.paths))
-                self.paths.append("")
+                self.free.append(self.memory.count)
             index = self.free[-1]
             self.memory.name(index, path)  # if there is no room, the place stays free
             self.free.pop()
-            self.paths[index] = path
-            nodeid = self.ids[path] = FIRST + index
+            nodeid = self.more[path] = FIRST + index
             self.lookups[nodeid] = 0
         if nodeid in self.lookups:
             self.lookups[nodeid] += 1
@@ -197,22 +204,23 @@ class Container:
             if self.lookups[nodeid] <= 0:
                 self.nodes.pop(nodeid, None)
                 index = nodeid - FIRST
-                del self.lookups[nodeid], self.ids[self.paths[index]]
+                del self.lookups[nodeid], self.more[self.memory.path(index)]
                 self.memory.name(index, "")
-                self.paths[index] = ""
                 self.free.append(index)
 
     def node(self, nodeid: int) -> _Node:
         """Return what a nodeid stands for. Raises OSError ENOENT."""
         node = self.nodes.get(nodeid)
         if not node:
-            node = self.nodes[nodeid] = self._node(nodeid)
+            node = self._node(nodeid)
+            if not isinstance(node, _Link):  # of which there are hundreds, that the kernel asks for once
+                self.nodes[nodeid] = node
         return node
 
     def _node(self, nodeid: int) -> _Node:
         if nodeid == FIRST - 1:
             return _Top(self, "/", S_IFDIR | 0o755)
-        path = self.paths[nodeid - FIRST] if 0 <= nodeid - FIRST < len(self.paths) else ""
+        path = self.memory.path(nodeid - FIRST) if nodeid >= FIRST else ""
         row = ROWS.get(path)
         if row and not (row.native and mirror_of(path) and self._suffices(path, row)):
             return _Emulated(self, path, row.mode if row.mode & S_IFDIR else S_IFREG | row.mode, row)
@@ -260,10 +268,11 @@ def _first(path: str) -> tuple[int, int]:
 class _Node:
     """A node at a path; by itself an empty directory of the container's root."""
 
-    steady = True
+    __slots__ = ("mode", "of", "path", "steady")
 
     def __init__(self, container: Container, path: str, mode: int) -> None:
         self.of, self.path, self.mode = container, path, mode
+        self.steady = True
 
     def owner(self, pid: int) -> tuple[int, int]:
         """Belong to the container's root."""
@@ -288,20 +297,24 @@ class _Node:
 class _Top(_Node):
     """The root: an entry for each row and mirror."""
 
+    __slots__ = ()
+
     def find(self, name: str, pid: int, *, listed: bool = False) -> int:
         path = "/" + name.replace("%", "/")
         if path not in ROWS and path not in MIRRORS:
             raise OSError(ENOENT, "no such row", name)
-        return self.of.ids[path]
+        return self.of.nodeid(path)
 
     def names(self, pid: int) -> list[tuple[str, int, int]]:
         """List what is usually bound: a spare worker is asked for it before it knows its container."""
         paths = [path for path in NODES if not mirror_of(path)]
-        return [(entry(path), self.of.ids[path], self.of.node(self.of.ids[path]).mode) for path in paths]
+        return [(entry(path), self.of.nodeid(path), self.of.node(self.of.nodeid(path)).mode) for path in paths]
 
 
 class _Emulated(_Node):
     """A row."""
+
+    __slots__ = ("row",)
 
     def __init__(self, container: Container, path: str, mode: int, row: Row) -> None:
         super().__init__(container, path, mode)
@@ -327,6 +340,8 @@ class _Emulated(_Node):
 class _Link(_Node):
     """What is no row: a link to where the kernel's own is bound."""
 
+    __slots__ = ("target",)
+
     def __init__(self, container: Container, target: str) -> None:
         super().__init__(container, target, S_IFLNK | 0o777)
         self.target = target.encode("utf-8", "surrogateescape")
@@ -337,6 +352,8 @@ class _Link(_Node):
 
 class _Mirror(_Node):
     """A directory with the names that the kernel has in the network namespace of the process that asks, and those of rows besides."""
+
+    __slots__ = ("added",)
 
     def __init__(self, container: Container, path: str, mode: int) -> None:
         super().__init__(container, path, mode)

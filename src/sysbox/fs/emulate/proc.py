@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from sysbox.fs.emulate.row import Row, table
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sysbox.fs.emulate.row import Box
 

@@ -3,54 +3,55 @@
 from __future__ import annotations
 
 from errno import EINVAL, ENOENT
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable
+    from typing import Any, Protocol
 
     Read = Callable[["Box"], str]
     Write = Callable[["Box", str], None]
     Check = Callable[[str], str]  # text as written -> text to keep; raises OSError EINVAL
 
+    class Box(Protocol):
+        """What a row works with: one container, and the process that asks."""
+
+        path: str  # of the row
+        pid: int  # thread that asks, as the host counts
+        values: dict[str, str]  # what the container has written, by path
+        container: dict[str, object]  # id, uid, gid, size (subids), created (seconds since 1970)
+
+        def keep(self, value: str) -> None:
+            """Remember ``value`` as the container's own; it outlives this process."""
+
+        def host(self, path: str = "") -> str:
+            """Read the host's value of the row, or of another path. Raises OSError."""
+
+        def host_write(self, value: str) -> None:
+            """Set the host's value of the row, whatever it was. Raises OSError."""
+
+        def may_raise(self) -> bool:
+            """Say whether the operator lets containers raise the host's limits."""
+
+        def inside(self, kind: str, action: Callable[[], str]) -> str:
+            """Act in the asking process's namespace "uts" or "net"."""
+
+        def native(self, value: str | None = None) -> str:
+            """Read, or write, the row's file in the asking process's network namespace. Raises OSError."""
+
+        def namespace(self, kind: str) -> str:
+            """Name the asking process's namespace."""
+
+        def root(self) -> tuple[int, int, int]:
+            """Return who of the host is root where the asking process's network namespace belongs to: uid, gid, number of groups."""
+
+
 DIRECTORY = 0o040000
 SPACE = " \t\n\v\f\r\0"
 
 
-class Box(Protocol):
-    """What a row works with: one container, and the process that asks."""
-
-    path: str  # of the row
-    pid: int  # thread that asks, as the host counts
-    values: dict[str, str]  # what the container has written, by path
-    container: dict[str, object]  # id, uid, gid, size (subids), created (seconds since 1970)
-
-    def keep(self, value: str) -> None:
-        """Remember ``value`` as the container's own; it outlives this process."""
-
-    def host(self, path: str = "") -> str:
-        """Read the host's value of the row, or of another path. Raises OSError."""
-
-    def host_write(self, value: str) -> None:
-        """Set the host's value of the row, whatever it was. Raises OSError."""
-
-    def may_raise(self) -> bool:
-        """Say whether the operator lets containers raise the host's limits."""
-
-    def inside(self, kind: str, action: Callable[[], str]) -> str:
-        """Act in the asking process's namespace "uts" or "net"."""
-
-    def native(self, value: str | None = None) -> str:
-        """Read, or write, the row's file in the asking process's network namespace. Raises OSError."""
-
-    def namespace(self, kind: str) -> str:
-        """Name the asking process's namespace."""
-
-    def root(self) -> tuple[int, int, int]:
-        """Return who of the host is root where the asking process's network namespace belongs to: uid, gid, how many groups there are."""
-
-
-class Row(NamedTuple):
+class Row:
     """One emulated file or directory.
 
     ``native``: what the kernel has is good enough where somebody in the container owns it and may write it.
@@ -59,14 +60,21 @@ class Row(NamedTuple):
     ``always``: it is there even if the kernel does not show it in the container's namespaces.
     """
 
-    path: str
-    mode: int
-    read: Read | None = None
-    write: Write | None = None
-    native: bool = False
-    always: bool = False
-    lent: bool = False
-    namespaced: tuple[int, int] = (99, 0)
+    def __init__(
+        self,
+        path: str,
+        mode: int,
+        read: Read | None = None,
+        write: Write | None = None,
+        *,
+        native: bool = False,
+        always: bool = False,
+        lent: bool = False,
+        namespaced: tuple[int, int] = (99, 0),
+    ) -> None:
+        """Say it."""
+        self.path, self.mode, self.read, self.write = path, mode, read, write
+        self.native, self.always, self.lent, self.namespaced = native, always, lent, namespaced
 
     def suffices(self, stat: os.stat_result, container: dict[str, Any]) -> bool:
         """Say whether a file of the kernel may stand for itself."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sysbox.fs.emulate.row import DIRECTORY, Row, number, own, pushed, table
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from sysbox.fs.emulate.row import Box
 

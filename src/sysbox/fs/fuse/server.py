@@ -6,43 +6,43 @@ that was in the buffer when its server died is answered by the next one, which f
 
 from __future__ import annotations
 
-import logging
 import os
-from contextlib import suppress
 from errno import EACCES, EAGAIN, EINTR, EINVAL, EIO, EISDIR, ENODEV, ENOENT, ENOSYS, ENOTDIR, EPERM, ESTALE
-from typing import TYPE_CHECKING, Protocol
 
 from sysbox.fs.fuse import protocol as p
+from sysbox.fs.say import log
+from sysbox.linux.ignoring import ignoring
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol
 
-log = logging.getLogger("sysbox-fs")
+    class Node(Protocol):
+        """What the server asks of a file or directory."""
+
+        mode: int  # of stat(2), type included
+        steady: bool  # the owner is the same for everybody who asks
+
+        def owner(self, pid: int) -> tuple[int, int]:
+            """Return uid and gid as the host sees them."""
+
+        def find(self, name: str, pid: int, *, listed: bool = False) -> int:
+            """Return the nodeid of an entry; ``listed``: it is one that has just been listed. Raises OSError ENOENT."""
+
+        def names(self, pid: int) -> list[tuple[str, int, int]]:
+            """List a directory: name, nodeid, mode."""
+
+        def read(self, pid: int) -> bytes:
+            """Return the whole content, a link's target. Raises OSError."""
+
+        def write(self, data: bytes, pid: int) -> None:
+            """Take a value. Raises OSError."""
+
+
 S_IFREG, S_IFDIR, S_IFMT = 0o100000, 0o040000, 0o170000
 MOST = 64  # processes of which we remember that they come again
 GONE = (ENOENT, EINTR, EAGAIN)  # of a read: the request was taken back, or nothing is there
-
-
-class Node(Protocol):
-    """What the server asks of a file or directory."""
-
-    mode: int  # of stat(2), type included
-    steady: bool  # the owner is the same for everybody who asks
-
-    def owner(self, pid: int) -> tuple[int, int]:
-        """Return uid and gid as the host sees them."""
-
-    def find(self, name: str, pid: int, *, listed: bool = False) -> int:
-        """Return the nodeid of an entry; ``listed``: it is one that has just been listed. Raises OSError ENOENT."""
-
-    def names(self, pid: int) -> list[tuple[str, int, int]]:
-        """List a directory: name, nodeid, mode."""
-
-    def read(self, pid: int) -> bytes:
-        """Return the whole content, a link's target. Raises OSError."""
-
-    def write(self, data: bytes, pid: int) -> None:
-        """Take a value. Raises OSError."""
 
 
 class _Listing:
@@ -156,7 +156,7 @@ class Server:
     def _ask_anew(self, nodeid: int) -> None:
         """Have the kernel forget attributes."""
         length = p.OUT_HEADER.size + p.INVAL_INODE_OUT.size
-        with suppress(OSError):  # it has forgotten them
+        with ignoring(OSError):  # it has forgotten them
             os.write(self.fd, p.OUT_HEADER.pack(length, p.FUSE_NOTIFY_INVAL_INODE, 0) + p.INVAL_INODE_OUT.pack(nodeid, -1, 0))
 
     def _init(self, nodeid: int, body: memoryview, pid: int) -> bytes:

@@ -6,11 +6,9 @@ Its memory may change while we look: everything is read once, and what was read 
 from __future__ import annotations
 
 import os
-import re
 from errno import EFAULT, ENAMETOOLONG
 from fcntl import ioctl
 from struct import Struct
-from typing import NamedTuple
 
 from sysbox.fs.emulate.nodes import NS_GET_USERNS
 from sysbox.linux import _kernel as k
@@ -23,20 +21,43 @@ NS_GET_PARENT = 0xB702  # ioctl_ns(2)
 CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
 NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
 O_PATH = os.O_PATH | os.O_CLOEXEC
-# a link of the caller's own /proc, which leads elsewhere than ours: what it names is opened as the caller's
-MAGIC = re.compile(r"/proc/(?:self|thread-self|self/task/\d+)/(fd/\d+|root|cwd|ns/\w+)(?:/(.*))?$", re.DOTALL)
 
 
-class Call(NamedTuple):
+def magic(path: str) -> tuple[str, str] | None:
+    """Split a path by a link of the caller's own /proc, which leads elsewhere than ours: what to open below the caller's, the rest.
+
+    So /proc/self/fd/N, root, cwd and ns/KIND, and the same of a thread.
+    """
+    top = next((top for top in ("/proc/self/", "/proc/thread-self/") if path.startswith(top)), "")
+    rest = path[len(top) :]
+    if not top:
+        return None
+    if top == "/proc/self/" and rest.startswith("task/"):
+        thread, _, rest = rest[len("task/") :].partition("/")
+        if not thread.isdecimal():
+            return None
+    first, _, rest = rest.partition("/")
+    if first in ("root", "cwd"):
+        return first, rest
+    second, _, rest = rest.partition("/")
+    # no other characters: what is opened is in the host's /proc
+    if (first == "fd" and second.isdecimal()) or (first == "ns" and second.replace("_", "").isalnum()):
+        return f"{first}/{second}", rest
+    return None
+
+
+class Call:
     """One trapped system call. ``listener``: the descriptor to answer on; ``again``: somebody who was killed had begun with it."""
 
-    listener: int
-    id: int
-    pid: int
-    name: str
-    arch: int
-    args: tuple[int, ...]
-    again: bool = False
+    __slots__ = ("again", "arch", "args", "id", "listener", "name", "pid")
+
+    def __init__(self, listener: int, slot: memoryview) -> None:
+        """Take apart what lies in a slot."""
+        self.listener = listener
+        self.id, self.pid, _, number, self.arch, _, *args = NOTIF.unpack_from(slot)
+        self.args: list[int] = [one & 0xFFFFFFFF for one in args] if self.arch == traps.I386 else args
+        self.name = traps.NAMES.get(self.arch, {}).get(number, "")
+        self.again = any(slot[BEFORE : BEFORE + 8])
 
     def text(self, index: int, size: int = PATH_MAX) -> str:
         """Read the string that an argument points to; NULL is "". Raises OSError EFAULT, ENAMETOOLONG."""
@@ -89,14 +110,6 @@ class Call(NamedTuple):
     def give(self, fd: int, *, cloexec: bool) -> None:
         """Let the caller return with a descriptor of ours. Raises OSError (EMFILE, say)."""
         k.seccomp_addfd(self.listener, self.id, k.SECCOMP_ADDFD_FLAG_SEND, fd, os.O_CLOEXEC if cloexec else 0)
-
-
-def decode(listener: int, slot: memoryview) -> Call:
-    """Take apart what lies in a slot."""
-    id_, pid, _, number, arch, _, *args = NOTIF.unpack_from(slot)
-    if arch == traps.I386:
-        args = [one & 0xFFFFFFFF for one in args]
-    return Call(listener, id_, pid, traps.NAMES.get(arch, {}).get(number, ""), arch, tuple(args), any(slot[BEFORE : BEFORE + 8]))
 
 
 class Place:
@@ -153,8 +166,8 @@ class Place:
         """
         found = []
         for path in paths:
-            magic = MAGIC.fullmatch(path)
-            found.append((os.open(magic[1], O_PATH, dir_fd=self.own), magic[2] or "") if magic else (k.AT_FDCWD, path))
+            link = magic(path)
+            found.append((os.open(link[0], O_PATH, dir_fd=self.own), link[1]) if link else (k.AT_FDCWD, path))
         for fd, flag in self.spaces[-1:] if self.became else self.spaces:
             k.setns(fd, flag)
         if not privileged:

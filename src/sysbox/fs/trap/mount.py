@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 from errno import EAGAIN, EINVAL, ENOTDIR, EPERM, EXDEV
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
-from sysbox.fs.trap.caller import CAP_SYS_ADMIN, MAGIC, Place
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place, magic
 from sysbox.linux import _kernel as k
 from sysbox.oci.mountoptions import attributes
 from sysbox.wire import traps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.slots import Slot
@@ -212,9 +213,7 @@ def is_root(pid: int, path: str, directories: tuple[str, ...] | None = None) -> 
     """
     if directories and f"/{path}".rstrip("/").endswith(directories):
         return True
-    magic = MAGIC.fullmatch(path)
-    base = magic[1] if magic else "root" if path.startswith("/") else "cwd"
-    rest = magic[2] if magic else path.strip("/")
+    base, rest = magic(path) or ("root" if path.startswith("/") else "cwd", path.strip("/"))
     try:
         fd = top = os.open(f"/proc/{pid}/{base}", os.O_PATH | os.O_CLOEXEC)
     except OSError:

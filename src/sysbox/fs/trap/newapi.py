@@ -7,9 +7,7 @@ the container's parts. All other contexts, and all other calls of that API, are 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from errno import EPERM
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs import tree
 from sysbox.fs.emulate import tables
@@ -17,8 +15,12 @@ from sysbox.fs.emulate.tables import MIRRORS, ROWS
 from sysbox.fs.trap import mount, umount
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place
 from sysbox.linux import _kernel as k
+from sysbox.linux.ignoring import ignoring
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.slots import Slot
 
@@ -177,7 +179,7 @@ def openat2(call: Call, container: dict[str, Any], contexts: Contexts) -> mount.
 def _open(base: int, path: str, how: tuple[int, int, int], device: int) -> int:
     """Open a file of ours, or one of the kernel's that a mirror of ours leads to, over no other mount; -1: it is neither."""
     flags, mode, resolve = how
-    with suppress(OSError):  # ELOOP: with O_NOFOLLOW a mirror's link is none
+    with ignoring(OSError):  # ELOOP: with O_NOFOLLOW a mirror's link is none
         fd = k.openat2(base, path, flags, mode, resolve & ~k.RESOLVE_NO_XDEV)
         if os.fstat(fd).st_dev == device:
             return fd

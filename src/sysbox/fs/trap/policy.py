@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import posixpath
 from errno import EPERM
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.trap import mount, newapi, umount, xattr
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME
 from sysbox.linux import _kernel as k
 from sysbox.wire import traps
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.mount import Work

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from sysbox.fs.memory import SLOT_COUNT, identity
 from sysbox.fs.trap.caller import BEFORE
 from sysbox.fs.trap.mount import mount_id, mounts
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from errno import EBUSY
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.trap import mount
 from sysbox.fs.trap.caller import Place
 from sysbox.linux import _kernel as k
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.mount import Work
     from sysbox.fs.trap.newapi import Contexts

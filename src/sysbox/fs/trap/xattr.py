@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from errno import E2BIG, EPERM, ERANGE
-from typing import TYPE_CHECKING, Any
 
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place
 from sysbox.linux import _kernel as k
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from sysbox.fs.trap.caller import Call
     from sysbox.fs.trap.mount import Work
     from sysbox.fs.trap.slots import Slot
