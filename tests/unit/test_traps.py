@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from sysbox.fs.trap.caller import magic
 from sysbox.wire import traps
 
 ASKED, ALLOWED, UNKNOWN = 0x7FC00000, 0x7FFF0000, 0x00050026
@@ -90,3 +91,29 @@ def test_nothing_else_is_asked_about(arch: int) -> None:
 def test_x32_is_unknown_to_this_kernel() -> None:
     assert {verdict(PLAIN, traps.X86_64, traps.X32 | number) for number in range(600)} == {UNKNOWN}
     assert verdict(PLAIN, 0x1234, 165) == ALLOWED
+
+
+@pytest.mark.parametrize(
+    ("path", "parts"),
+    [
+        ("/proc/self/fd/3", ("fd/3", "")),
+        ("/proc/self/fd/3/", ("fd/3", "")),
+        ("/proc/self/fd/3/a/b", ("fd/3", "a/b")),
+        ("/proc/self/task/17/ns/net", ("ns/net", "")),
+        ("/proc/thread-self/root/etc", ("root", "etc")),
+        ("/proc/self/cwd", ("cwd", "")),
+        ("/proc/self/ns/pid_for_children", ("ns/pid_for_children", "")),
+        ("/proc/self/ns/../../1/root", None),
+        ("/proc/self/fd/../ns", None),
+        ("/proc/self/fd", None),
+        ("/proc/self/fdinfo/3", None),
+        ("/proc/self/task/x/root", None),
+        ("/proc/thread-self/task/1/root", None),
+        ("/proc/1/root", None),
+        ("proc/self/root", None),
+        ("/tmp/proc/self/root", None),
+        ("", None),
+    ],
+)
+def test_links_of_the_callers_own_proc_are_known(path: str, parts: tuple[str, str] | None) -> None:
+    assert magic(path) == parts
