@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NAME = KEEP  # which the tests of other modules do not share, but have removed by then
 KILLS = int(os.environ.get("SYSBOX_TEST_KILLS", "100"))
+PROBE = Path(__file__).resolve().parents[1] / "bench/probe.c"  # mounts so many times in one process
 pytestmark = pytest.mark.sysbox
 # what runs while daemons die: it stops at the first thing that is not as it should be
 BUSY = """
@@ -102,6 +103,21 @@ def test_a_chroot_is_taken_apart_recursively(inner: Inner, how: str) -> None:
     """As builders of images do."""
     script = f"d=$(mktemp -d); mount -t tmpfs c $d; cd $d; mkdir proc sys; mount {how}; cd /; umount -R $d && ls $d | wc -l"
     assert inner.engine.exec(NAME, script) == "0"
+
+
+def test_binds_and_unmounts_are_answered_without_a_process_for_each(inner: Inner, tmp_path: Path) -> None:
+    """On Docker's overlay, which has no ACLs cached, and after a proc was mounted: then there may be one to take off."""
+    program = tmp_path / "probe"
+    subprocess.run(["cc", "-O1", "-static", "-o", program, PROBE], check=True, timeout=60)
+    inner.engine("cp", str(program), f"{NAME}:/usr/bin/probe")
+    inner.engine.exec(NAME, "mount -t proc proc /mnt; umount /mnt")
+
+    def started() -> int:
+        return int(Path("/proc/loadavg").read_text().split()[-1])  # the last pid
+
+    before = started()
+    inner.engine.exec(NAME, "probe 1000 bind /mnt")
+    assert started() - before < 500
 
 
 def test_fuse_inside(inner: Inner) -> None:

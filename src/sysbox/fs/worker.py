@@ -80,6 +80,7 @@ class Worker:
         """Know of the container's parts what each trapped call needs."""
         self.container.container |= tree.summary(self.container.container.get("parts", {"proc": [], "sysfs": []}))
         self.contexts.above = tuple(self.container.container["above"])
+        self.contexts.uid = int(self.container.container.get("uid") or 0)
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action

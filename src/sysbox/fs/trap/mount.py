@@ -7,7 +7,7 @@ what the kernel gives it, which is no bare proc or sysfs: mount_too_revealing() 
 from __future__ import annotations
 
 import os
-from errno import EAGAIN, EINVAL, ENOTDIR, EPERM, EXDEV
+from errno import EACCES, EAGAIN, EINVAL, ENOTDIR, EPERM, EXDEV
 
 from sysbox.fs import tree
 from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place, magic
@@ -197,15 +197,15 @@ def number_at(at: int, path: str, proc: int, nofollow: int = 0) -> int:
 def _bind(call: Call, flags: int, container: dict[str, Any]) -> Work | None:
     """Bind with all that is mounted below if the source is a directory of a proc or a sysfs itself: its locked parts would make it fail."""
     source = call.text(0)
-    if not flags & k.MS_REC and is_root(call.pid, source, tuple(container["above"])):
+    if not flags & k.MS_REC and is_root(call.pid, source, container["uid"], tuple(container["above"])):
         target = call.text(1)
         return lambda slot: _bind_tree(call, slot, container, source, target)
     call.answer(0, go_on=True)
     return None
 
 
-def is_root(pid: int, path: str, directories: tuple[str, ...] | None = None) -> bool:
-    """Say whether a path may lead to the root of a proc or sysfs.
+def is_root(pid: int, path: str, uid: int, directories: tuple[str, ...] | None = None) -> bool:
+    """Say whether a path may lead to the root of a proc or sysfs. ``uid``: container root's.
 
     With ``directories`` also to one of these, by its name, or to any of a proc, by its mode. Only then a closer look is worth a process.
 
@@ -220,15 +220,29 @@ def is_root(pid: int, path: str, directories: tuple[str, ...] | None = None) -> 
         return False
     try:
         if rest:
-            fd = k.openat2(top, rest, os.O_PATH | os.O_CLOEXEC, 0, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0))
+            fd = _open_cached(top, rest, k.RESOLVE_CACHED | (k.RESOLVE_IN_ROOT if base == "root" else 0), uid)
         found = k.statx_cached(fd)
         return found == ROOT or (directories is not None and found[1] == ROOT[1])
     except OSError as error:
-        return error.errno in (EAGAIN, EXDEV)
+        return error.errno in (EAGAIN, EXDEV, EACCES)
     finally:
         os.close(top)
         if fd != top:
             os.close(fd)
+
+
+def _open_cached(top: int, path: str, resolve: int, uid: int) -> int:
+    """Open what the kernel has cached. An overlay has no ACLs cached: it is only of the owner that it knows, at once, what he may do."""
+    try:
+        return k.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    except OSError as error:
+        if error.errno != EAGAIN:
+            raise
+    k.setfsid(uid, 0)
+    try:
+        return k.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
+    finally:
+        k.setfsid(0, 0)
 
 
 def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:

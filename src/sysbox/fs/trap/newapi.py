@@ -42,6 +42,7 @@ class Contexts:
         self.pretended = umount.Pretended()
         self.planted = False  # has the container any proc or sysfs but those that it began with?
         self.above: tuple[str, ...] = ()  # see ``tree.summary``
+        self.uid = 0  # of the container's root
 
     def find(self, call: Call, fd: int) -> tuple[int, str] | None:
         """Return ours that is the caller's descriptor ``fd``."""
@@ -130,7 +131,7 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
     if at != 0xFFFFFF9C and not path.startswith("/"):
         base = f"/proc/self/fd/{at}"
         path = f"{base}/{path}" if path else base
-    if not mount.is_root(call.pid, path, tuple(container["above"])):
+    if not mount.is_root(call.pid, path, container["uid"], tuple(container["above"])):
         call.answer(0, go_on=True)
         return None
 

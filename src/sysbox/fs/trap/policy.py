@@ -74,7 +74,7 @@ def _mount_passes(fields: tuple[int, ...], contexts: newapi.Contexts) -> bool:
             contexts.pretended.forget()
             return contexts.planted
         source, ends, _ = k.process_vm_readv(fields[1], fields[6], SHORT).partition(b"\0")
-        return bool(ends) and not mount.is_root(fields[1], source.decode("utf-8", "surrogateescape"), contexts.above)
+        return bool(ends) and not mount.is_root(fields[1], source.decode("utf-8", "surrogateescape"), contexts.uid, contexts.above)
     kind = k.process_vm_readv(fields[1], fields[8], 16).partition(b"\0")[0]
     return kind not in KINDS
 

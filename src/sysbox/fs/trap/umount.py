@@ -55,7 +55,7 @@ def umount(call: Call, container: dict[str, Any], contexts: Contexts) -> Work | 
     """Take a proc or sysfs off with the container's parts below it, which cannot be taken off one by one."""
     target = call.text(0)
     pretend = contexts.pretended.may(call, target, container)
-    if not (pretend or call.again or mount.is_root(call.pid, target, ())):
+    if not (pretend or call.again or mount.is_root(call.pid, target, container["uid"], ())):
         call.answer(0, go_on=True)
         return None
     flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
