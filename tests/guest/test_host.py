@@ -135,6 +135,25 @@ def test_systemd_inside_docker_and_docker_inside_that(docker: Machine) -> None:
     docker("docker rm -f h1")
 
 
+@pytest.mark.smoke
+def test_what_the_kernel_keeps_of_emulated_files(docker: Machine) -> None:
+    """Each kernel has its own ways with sendfile(2) (busybox's cat), cached listings and binds on an overlay."""
+    docker("docker run -d --name e1 --runtime=sysbox-runc busybox sleep 10000")
+    names = ["a", "abcdef", "abc", "abcdefghi"]
+    script = "".join(f"hostname {name}; cat /proc/sys/kernel/hostname /proc/sys/kernel/hostname | cat;" for name in names)
+    other = "(for n in $(seq 50); do ls -l /proc/sys/kernel/hostname; cat /proc/sys/kernel/hostname; done) >/dev/null &"
+    script += f"{other} for n in $(seq 50); do cat /proc/sys/kernel/hostname | cat; done"
+    assert docker(f"docker exec e1 sh -c '{script}'").split() == [name for name in names for _ in range(2)] + names[-1:] * 50
+    inside = "nsenter -n -t $(docker inspect -f '{{.State.Pid}}' e1) ip link"
+    listed = "docker exec e1 sh -c 'ls /proc/sys/net/ipv4/neigh; ls /proc/sys/net/ipv4/neigh'"
+    for change, found in (("add v0 type veth peer v1", ["v0", "v1"]), ("set v0 name v2", ["v1", "v2"]), ("del v2", [])):
+        assert docker(f"{inside} {change}; {listed}").split() == ["default", "eth0", "lo", *found] * 2
+    chroot = "mkdir -p /c; mount -t tmpfs c /c; mkdir /c/proc /c/sys; mount -t proc p /c/proc; mount --rbind /sys /c/sys"
+    apart = "awk '$5 ~ \"^/c($|/)\" { print $5 }' /proc/self/mountinfo | tac | while read -r m; do umount $m || echo $m; done; ls /c"
+    assert docker(f"docker exec -i e1 sh <<'END'\n{chroot}\n{apart}\nEND") == ""
+    docker("docker rm -f e1")
+
+
 def test_modules_and_headers_of_the_host(docker: Machine) -> None:
     docker(
         """
