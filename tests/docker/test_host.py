@@ -187,7 +187,7 @@ def test_a_swarm_of_two_hosts(host: Host, engine: Engine) -> None:
         second(f"docker swarm join --token {token} {address}:2377")
         assert len(host("docker node ls -q").split()) == 2
         host("docker network create -d overlay --attachable mesh >/dev/null")
-        # addresses of services (and of ports on every node) are IPVS's, which the kernel may lack: the containers' own are used here
+        # addresses of services (and ports on every node) are IPVS's, whose netlink (GENL_ADMIN_PERM) is for the host's root: EPERM
         options = "--network mesh --replicas 2 --endpoint-mode dnsrr --publish mode=host,published=8080,target=80"
         host(f"docker service create -d -q --name web {options} busybox sh -c '{SERVE.format('swarm')}'")
         eventually(lambda: host("docker service ls --format '{{.Replicas}}'") == "2/2", 60, "the service")
