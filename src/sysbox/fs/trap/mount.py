@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sysbox.fs.trap.slots import Slot
 
     Work = Callable[[Slot], None]
+    Mounts = dict[int, dict[str, Any]]
 
 TREES = ("proc", "sysfs")
 SOURCE = "sysbox-fs"  # of our FUSE file system
@@ -83,17 +84,17 @@ def check_visible(call: Call, place: Place, container: dict[str, Any], kind: str
     if place.user_number == os.stat(f"/proc/{container['pid']}/ns/user").st_ino:
         return
     every = mounts(call.pid)
-    for one in every:
+    for one in every.values():
         plain = one["type"] == kind and one["root"] == "/" and (attr & k.MOUNT_ATTR_RDONLY or not one["readonly"])
         if plain and not covered(one, every, container, kind):
             return
     raise PermissionError(EPERM, "what is mounted there would show what is hidden from the caller")
 
 
-def covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[str, Any], kind: str) -> bool:
+def covered(tree_: dict[str, Any], every: Mounts, container: dict[str, Any], kind: str) -> bool:
     """Say whether there is more on a tree than the container's parts, each once, and what may be mounted anyway."""
     expected = list(container["parts"][kind])
-    todo = [one for one in every if one["parent"] == tree_["id"]]
+    todo = on(tree_["id"], every)
     while todo:
         one = todo.pop()
         path = _within(tree_, one)
@@ -102,7 +103,7 @@ def covered(tree_: dict[str, Any], every: list[dict[str, Any]], container: dict[
         if path not in expected:
             return True
         expected.remove(path)
-        todo += [two for two in every if two["parent"] == one["id"]]
+        todo += on(one["id"], every)
     return False
 
 
@@ -159,23 +160,27 @@ def _networked(call: Call, slot: Slot, kind: str, source: str, target: str, flag
     call.answer(0)
 
 
-def mounts(pid: int) -> list[dict[str, Any]]:
-    """Read the mounts that a process sees. Raises OSError."""
-    out = []
+def mounts(pid: int) -> Mounts:
+    """Read the mounts that a process sees, by number. Raises OSError."""
+    out = {}
     with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             left, _, right = line.partition(" - ")
             fields = left.split()
             kind, source = right.split(" ")[:2]
             one = {"id": int(fields[0]), "parent": int(fields[1]), "root": fields[3], "path": fields[4], "type": kind, "source": source}
-            out.append({**one, "readonly": "ro" in fields[5].split(",")})
+            out[int(fields[0])] = {**one, "readonly": "ro" in fields[5].split(",")}
     return out
+
+
+def on(number: int, every: Mounts) -> list[dict[str, Any]]:
+    """List what is mounted on a mount itself."""
+    return [one for one in every.values() if one["parent"] == number]
 
 
 def of(pid: int, fd: int) -> dict[str, Any]:
     """Return the mount that a descriptor of ours is on, as ``pid`` sees it; {} if it sees none."""
-    number = mount_id(fd)
-    return next((one for one in mounts(pid) if one["id"] == number), {})
+    return mounts(pid).get(mount_id(fd), {})
 
 
 def mount_id(fd: int, proc: int | None = None) -> int:
@@ -247,7 +252,7 @@ def _open_cached(top: int, path: str, resolve: int, uid: int) -> int:
 
 def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:
     place = Place(call)
-    every = {one["id"]: one for one in mounts(call.pid)}
+    every = mounts(call.pid)
     (at, path), (to, there) = place.join(source, target)
     fd = open_tree(place, every, container, at, path)
     if fd < 0:
@@ -261,7 +266,7 @@ def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, t
     call.answer(0)
 
 
-def open_tree(place: Place, every: dict[int, dict[str, Any]], container: dict[str, Any], at: int, path: str) -> int:
+def open_tree(place: Place, every: Mounts, container: dict[str, Any], at: int, path: str) -> int:
     """Clone a directory of a proc or sysfs with all that is mounted below; -1 if it is none: the kernel needs no help. Raises OSError."""
     try:
         fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
@@ -277,7 +282,7 @@ def open_tree(place: Place, every: dict[int, dict[str, Any]], container: dict[st
         os.close(fd)
 
 
-def part(me: dict[str, Any], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> dict[str, Any]:
+def part(me: dict[str, Any], every: Mounts, container: dict[str, Any]) -> dict[str, Any]:
     """Return the proc or sysfs, or the directory that we rebuild, of which a mount is one of the container's parts; {} if it is none."""
     found: dict[str, Any] = {}
     ours = me["type"] in TREES or me["source"] == SOURCE

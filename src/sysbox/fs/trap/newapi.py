@@ -136,7 +136,7 @@ def open_tree(call: Call, container: dict[str, Any], contexts: Contexts) -> moun
         return None
 
     def work(slot: Slot) -> None:
-        place, every = Place(call), {one["id"]: one for one in mount.mounts(call.pid)}
+        place, every = Place(call), mount.mounts(call.pid)
         [(base, rest)] = place.join(path)
         fd = mount.open_tree(place, every, container, base, rest)
         if fd < 0:

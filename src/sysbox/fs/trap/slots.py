@@ -85,7 +85,7 @@ class Slot:
     def mounted(self, pid: int) -> bool:
         """Say whether that mount has got into the caller's mount namespace."""
         number = self._get(_MOUNT)
-        return bool(number) and any(one["id"] == number for one in mounts(pid))
+        return bool(number) and number in mounts(pid)
 
 
 class Slots:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from sysbox.fs.trap.caller import Call
-    from sysbox.fs.trap.mount import Work
+    from sysbox.fs.trap.mount import Mounts, Work
     from sysbox.fs.trap.newapi import Contexts
     from sysbox.fs.trap.slots import Slot
 
@@ -65,7 +65,7 @@ def umount(call: Call, container: dict[str, Any], contexts: Contexts) -> Work | 
 def _umount(call: Call, slot: Slot, container: dict[str, Any], arguments: tuple[str, int], *, pretend: bool) -> None:
     target, flags = arguments
     place = Place(call)
-    every = {one["id"]: one for one in mount.mounts(call.pid)}
+    every = mount.mounts(call.pid)
     initial = _initial(int(container["pid"]))
     [(at, path)] = place.join(target)
     number = mount.number_at(at, path, place.proc, os.O_NOFOLLOW if flags & k.UMOUNT_NOFOLLOW else 0)
@@ -74,7 +74,7 @@ def _umount(call: Call, slot: Slot, container: dict[str, Any], arguments: tuple[
         return
     me = every.get(number)
     top = mount.part(me, every, container) if me else {}
-    below = [one for one in every.values() if one["parent"] == number]
+    below = mount.on(number, every)
     if me is None or top.get("id") in initial or (top and not pretend):
         call.answer(0, go_on=True)
     elif top:
@@ -88,16 +88,16 @@ def _umount(call: Call, slot: Slot, container: dict[str, Any], arguments: tuple[
         call.answer(0)
 
 
-def _is_busy(me: dict[str, Any], below: list[dict[str, Any]], every: dict[int, dict[str, Any]], container: dict[str, Any]) -> bool:
+def _is_busy(me: dict[str, Any], below: list[dict[str, Any]], every: Mounts, container: dict[str, Any]) -> bool:
     if me["type"] in mount.TREES:
-        return mount.covered(me, list(every.values()), container, me["type"])
+        return mount.covered(me, every, container, me["type"])
     return not all(mount.part(one, every, container) for one in below)
 
 
 def _initial(pid: int) -> list[int]:
     """Return the mounts that the container began with, the undermost at /proc and /sys."""
     found: dict[str, int] = {}
-    for one in mount.mounts(pid):
+    for one in mount.mounts(pid).values():
         if one["path"] in ("/proc", "/sys"):
             found.setdefault(one["path"], one["id"])
     return list(found.values())
