@@ -1,4 +1,4 @@
-"""Which of sysbox-fs's processes this one is: the zygote must not import what the others do."""
+"""Which of sysbox-fs's processes this one is, and how one starts another: the zygote must not import what the others do."""
 
 from __future__ import annotations
 
@@ -18,3 +18,11 @@ def main(argv: list[str]) -> int:
     from sysbox.fs.main import main as run
 
     return run(argv)
+
+
+def spawn(command: list[str], *fds: int) -> None:
+    """Start a program of ours that gets these descriptors and outlives us."""
+    import subprocess
+
+    silent = subprocess.DEVNULL
+    subprocess.Popen(command, pass_fds=fds, start_new_session=True, stdin=silent, stdout=silent, stderr=silent)

@@ -18,8 +18,9 @@ from socket import SO_PEERCRED, SOL_SOCKET, socket
 from typing import TYPE_CHECKING, Any
 
 from sysbox import daemon
-from sysbox.fs import memory, worker
+from sysbox.fs import memory
 from sysbox.fs.emulate.nodes import NODES
+from sysbox.fs.start import spawn
 from sysbox.linux import mountinfo
 from sysbox.linux.jsons import dumps
 from sysbox.version import VERSION
@@ -163,7 +164,7 @@ class Supervisor:
             for name in record.held:
                 self._keep(record, name)
         settings = dumps({"channel": theirs.fileno(), "listener": self.listener.fileno()})
-        worker.spawn([*self.settings["command"], "--keep", settings], theirs.fileno(), self.listener.fileno())
+        spawn([*self.settings["command"], "--keep", settings], theirs.fileno(), self.listener.fileno())
         theirs.close()
         self._watch(self.keeper.fileno(), self._kept)
 

@@ -7,7 +7,6 @@ listeners. So it may be killed at any moment. It ends when the container's init 
 from __future__ import annotations
 
 import fcntl
-import gc
 import os
 import select
 import time
@@ -19,6 +18,7 @@ from sysbox.fs import room, tree
 from sysbox.fs.emulate.nodes import NODES, Container
 from sysbox.fs.fuse.server import Server
 from sysbox.fs.say import log
+from sysbox.fs.start import spawn
 from sysbox.fs.trap import slots
 from sysbox.fs.trap.caller import NOTIF, Call
 from sysbox.fs.trap.newapi import MOST, Contexts
@@ -448,24 +448,15 @@ class Worker:
             self._go_on(slot)
 
 
-def spawn(command: list[str], *fds: int) -> None:
-    """Start a program of ours that gets these descriptors and outlives us."""
-    import subprocess
-
-    silent = subprocess.DEVNULL
-    subprocess.Popen(command, pass_fds=fds, start_new_session=True, stdin=silent, stdout=silent, stderr=silent)
-
-
 def _refuse(call: Call, error: OSError) -> None:
     log.debug("%s of %d refused: %s", call.name, call.pid, error)
     call.answer(0, error.errno or ESRCH)
 
 
 def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:
-    """Be a worker, in a child of the supervisor. Never returns."""
+    """Be a worker, in a child of the zygote. Never returns."""
     log.channel = supervisor
     try:
-        gc.freeze()
         k.prctl(k.PR_SET_DUMPABLE, 0)
         worker = Worker(supervisor, held, settings)
         with ignoring(OSError):  # the supervisor was killed: we shall see
