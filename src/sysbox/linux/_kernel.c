@@ -314,6 +314,14 @@ static PyObject *k_setfsid(PyObject *self, PyObject *args)
 	Py_RETURN_NONE;
 }
 
+/* The one before: there is no error, as setfsuid(2) says. */
+static PyObject *k_setfsuid(PyObject *self, PyObject *args)
+{
+	unsigned uid;
+	ARGS("I", &uid);
+	return PyLong_FromUnsignedLong((unsigned)syscall(SYS_setfsuid, uid));
+}
+
 static PyObject *k_sethostname(PyObject *self, PyObject *args)
 {
 	const char *name;
@@ -593,7 +601,7 @@ static PyObject *k_fanotify_mark(PyObject *self, PyObject *args)
 static PyMethodDef methods[] = {
     METHOD(mount), METHOD(umount2), METHOD(pivot_root), METHOD(open_tree), METHOD(move_mount),
     METHOD(mount_setattr), METHOD(fsopen), METHOD(fsconfig), METHOD(fsmount), METHOD(fspick), METHOD(unshare),
-    METHOD(setns), METHOD(clone3), METHOD(prctl), METHOD(capset), METHOD(setfsid), METHOD(sethostname),
+    METHOD(setns), METHOD(clone3), METHOD(prctl), METHOD(capset), METHOD(setfsid), METHOD(setfsuid), METHOD(sethostname),
     METHOD(setdomainname), METHOD(openat2), METHOD(seccomp), METHOD(seccomp_recv), METHOD(seccomp_send),
     METHOD(seccomp_id_valid), METHOD(seccomp_addfd), METHOD(seccomp_set_flags), METHOD(process_vm_readv),
     METHOD(process_vm_writev), METHOD(kcmp), METHOD(statx_cached), METHOD(keyctl), METHOD(personality), METHOD(prlimit),

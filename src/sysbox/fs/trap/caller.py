@@ -20,6 +20,7 @@ PATH_MAX = 4096
 NS_GET_PARENT = 0xB702  # ioctl_ns(2)
 CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_TIME = 21, 22, 25
 NAMESPACES = (("net", k.CLONE_NEWNET), ("ipc", k.CLONE_NEWIPC), ("uts", k.CLONE_NEWUTS), ("mnt", k.CLONE_NEWNS))
+OWN = ("/proc/self/", "/proc/thread-self/")
 O_PATH = os.O_PATH | os.O_CLOEXEC
 
 
@@ -28,10 +29,10 @@ def magic(path: str) -> tuple[str, str] | None:
 
     So /proc/self/fd/N, root, cwd and ns/KIND, and the same of a thread.
     """
-    top = next((top for top in ("/proc/self/", "/proc/thread-self/") if path.startswith(top)), "")
-    rest = path[len(top) :]
-    if not top:
+    if not path.startswith(OWN):
         return None
+    top = next(top for top in OWN if path.startswith(top))
+    rest = path[len(top) :]
     if top == "/proc/self/" and rest.startswith("task/"):
         thread, _, rest = rest[len("task/") :].partition("/")
         if not thread.isdecimal():

@@ -10,7 +10,7 @@ import os
 from errno import EACCES, EAGAIN, EINVAL, ENOTDIR, EPERM, EXDEV
 
 from sysbox.fs import tree
-from sysbox.fs.trap.caller import CAP_SYS_ADMIN, Place, magic
+from sysbox.fs.trap.caller import CAP_SYS_ADMIN, O_PATH, Place, magic
 from sysbox.linux import _kernel as k
 from sysbox.oci.mountoptions import attributes
 from sysbox.wire import traps
@@ -32,6 +32,7 @@ KIND = 64  # bytes of the name of a file system type that we look at
 NETWORKED = ("nfs", "nfs4", "cifs", "smb3")
 LOOKED_AT = (*TREES, *NETWORKED, "overlay")
 ROOT = (1, 0o040555)  # inode number and mode of the root of every proc and sysfs, and of little else
+asks = [0]  # the file system uid to begin with, see ``_open_cached``
 FOLLOW = k.MOVE_MOUNT_F_EMPTY_PATH | k.MOVE_MOUNT_T_SYMLINKS | k.MOVE_MOUNT_T_AUTOMOUNTS
 
 
@@ -192,7 +193,7 @@ def mount_id(fd: int, proc: int | None = None) -> int:
 
 def number_at(at: int, path: str, proc: int, nofollow: int = 0) -> int:
     """Return the number of the mount to which (descriptor, path) leads. Raises OSError."""
-    fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
+    fd = os.open(path or ".", O_PATH | nofollow, dir_fd=None if at == k.AT_FDCWD else at)
     try:
         return mount_id(fd, proc)
     finally:
@@ -220,7 +221,7 @@ def is_root(pid: int, path: str, uid: int, directories: tuple[str, ...] | None =
         return True
     base, rest = magic(path) or ("root" if path.startswith("/") else "cwd", path.strip("/"))
     try:
-        fd = top = os.open(f"/proc/{pid}/{base}", os.O_PATH | os.O_CLOEXEC)
+        fd = top = os.open(f"/proc/{pid}/{base}", O_PATH)
     except OSError:
         return False
     try:
@@ -237,17 +238,24 @@ def is_root(pid: int, path: str, uid: int, directories: tuple[str, ...] | None =
 
 
 def _open_cached(top: int, path: str, resolve: int, uid: int) -> int:
-    """Open what the kernel has cached. An overlay has no ACLs cached: it is only of the owner that it knows, at once, what he may do."""
-    try:
-        return k.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
-    except OSError as error:
-        if error.errno != EAGAIN:
-            raise
-    k.setfsid(uid, 0)
-    try:
-        return k.openat2(top, path, os.O_PATH | os.O_CLOEXEC, 0, resolve)
-    finally:
-        k.setfsid(0, 0)
+    """Open what the kernel has cached. An overlay has no ACLs cached: it is only of the owner that it knows, at once, what he may do.
+
+    So we ask as root of the host or of the container: whoever was answered last time first. Raises OSError.
+    """
+    for last in (False, True):
+        who = asks[0]
+        try:
+            if who:
+                k.setfsuid(who)
+            return k.openat2(top, path, O_PATH, 0, resolve)
+        except OSError:
+            asks[0] = 0 if who else uid
+            if last:
+                raise
+        finally:
+            if who:
+                k.setfsuid(0)
+    return -1
 
 
 def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:
@@ -269,7 +277,7 @@ def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, t
 def open_tree(place: Place, every: Mounts, container: dict[str, Any], at: int, path: str) -> int:
     """Clone a directory of a proc or sysfs with all that is mounted below; -1 if it is none: the kernel needs no help. Raises OSError."""
     try:
-        fd = os.open(path or ".", os.O_PATH | os.O_CLOEXEC, dir_fd=None if at == k.AT_FDCWD else at)
+        fd = os.open(path or ".", O_PATH, dir_fd=None if at == k.AT_FDCWD else at)
     except OSError:
         return -1  # /proc/self, say, is not ours: whatever it is, the kernel will see it as the caller does
     try:
