@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 PATIENCE = 0.05  # seconds between attempts to find a supervisor
-LOOKS = 40 if len(os.sched_getaffinity(0)) > 1 else 0  # 30 microseconds
+LOOKS = 80 if len(os.sched_getaffinity(0)) > 1 else 0  # 30 microseconds
 DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
 
 
@@ -62,7 +62,7 @@ class Worker:
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
         self.remembering = theirs
         self.slots = slots.Slots(self.memory, self._remember)
-        self.poll = select.poll()
+        self.poll = select.epoll()  # not poll(2): each process that was started by exec has a listener
         self.actions: dict[int, Callable[[], None]] = {}
         self.children: dict[int, tuple[slots.Slot, int]] = {}
         self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
@@ -84,7 +84,7 @@ class Worker:
 
     def _watch(self, fd: int, action: Callable[[], None]) -> None:
         self.actions[fd] = action
-        self.poll.register(fd, select.POLLIN)
+        self.poll.register(fd, select.EPOLLIN)
 
     def _unwatch(self, fd: int) -> None:
         del self.actions[fd]
@@ -120,10 +120,11 @@ class Worker:
         After a trapped call that would be for nothing, and umount2(2) waits for processors that are at work (synchronize_rcu_expedited()).
         """
         looks, self.looks = self.looks, 0
+        every = len(self.actions)
         for _ in range(looks):
-            if ready := self.poll.poll(0):
+            if ready := self.poll.poll(0, every):
                 return ready
-        return self.poll.poll()
+        return self.poll.poll(-1, every)
 
     def _act(self, fd: int, events: int) -> None:
         """Do what a descriptor is watched for. To receive from a listener whose processes have all ended blocks for ever before 6.11."""
@@ -289,7 +290,7 @@ class Worker:
                 return
             end = time.monotonic() + PATIENCE
             while (left := end - time.monotonic()) > 0 and not self.ended:
-                for fd, events in self.poll.poll(left * 1000):
+                for fd, events in self.poll.poll(left):
                     self._act(fd, events)
 
     def _start_keeper(self) -> None:
