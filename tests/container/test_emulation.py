@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from container.bundle import RUNTIME, Bundle, sysbox_only, wait_for
+from sysbox.fs import memory as memories
+from sysbox.fs.emulate.nodes import Container
 from sysbox.fs.emulate.row import DIRECTORY
 from sysbox.fs.emulate.tables import ROWS
 
@@ -252,7 +254,10 @@ def test_a_container_pays_for_its_worker(bundle: Bundle) -> None:
         pytest.skip("cgroup v2: a group has memory and a freezer too")
 
     def group(pid: int) -> str:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        except OSError:  # a child that has just done its work
+            return ""
         return next(line.split(":")[2] for line in lines if line.split(":")[1] == names)
 
     running(bundle)
@@ -262,10 +267,31 @@ def test_a_container_pays_for_its_worker(bundle: Bundle) -> None:
     for pid in [pid for pid in processes() if pid != worker]:
         os.kill(pid, 9)
     wait_for(lambda: whole(bundle.name))
-    assert [group(pid) for pid in processes()].count(group(state["pid"])) == 1
+    wait_for(lambda: [group(pid) for pid in processes()].count(group(state["pid"])) == 1)  # a child that starts a keeper leaves it first
     os.kill(workers()[bundle.name], 9)
     wait_for(lambda: whole(bundle.name))
     wait_for(lambda: group(workers()[bundle.name]) == group(state["pid"]))
+
+
+def test_values_of_the_host_are_those_of_now() -> None:
+    """Its files stay open, and some come and go, as with a module or a device."""
+    memory = memories.Memory(memories.fresh([]))
+    container = Container(memory, "never")
+    path = "/proc/sys/net/ipv4/conf/sbxcomes/rp_filter"
+    try:
+        for value in "12":
+            subprocess.run(["ip", "link", "add", "sbxcomes", "type", "veth", "peer", "sbxgoes"], check=True)
+            for now in "0", value:
+                Path(path).write_text(now)
+                assert container.host(path) == f"{now}\n"
+            subprocess.run(["ip", "link", "del", "sbxcomes"], check=True)
+            for _ in range(2):
+                with pytest.raises(OSError, match="No such file"):
+                    container.host(path)
+    finally:
+        subprocess.run(["ip", "link", "del", "sbxcomes"], stderr=subprocess.DEVNULL, check=False)
+        for fd in (memory.fd, *container.home.values(), *container.opened.values()):
+            os.close(fd)
 
 
 def test_a_worker_ends_with_its_container(bundle: Bundle) -> None:

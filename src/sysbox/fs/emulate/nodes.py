@@ -29,6 +29,7 @@ UNKNOWN = 0xFFFFFFFF  # inode number in a listing of what has not been looked up
 FLAGS = {"net": k.CLONE_NEWNET, "uts": k.CLONE_NEWUTS}
 NS_GET_USERNS = 0xB701  # ioctl_ns(2)
 READ = os.O_RDONLY | os.O_CLOEXEC
+MOST = 1 << 16  # bytes of a value
 
 
 NODES = [*ROWS, *MIRRORS]
@@ -45,7 +46,7 @@ def read(path: str) -> str:
     """Read a small file of the kernel. Raises OSError."""
     fd = os.open(path, READ)
     try:
-        return os.read(fd, 1 << 16).decode("utf-8", "replace")
+        return os.read(fd, MOST).decode("utf-8", "replace")
     finally:
         os.close(fd)
 
@@ -71,6 +72,7 @@ class Container:
         self.values: dict[str, str] = self.kept.setdefault("values", {})
         self.nodes: dict[int, _Node] = {}  # those that last
         self.lookups: dict[int, int] = {}  # of nodeids that we have given out: others are from a predecessor, and stay
+        self.opened: dict[str, int] = {}  # files of the host
         self.home = {kind: os.open(f"/proc/self/ns/{kind}", READ) for kind in FLAGS}
         self.here = {kind: os.fstat(fd).st_ino for kind, fd in self.home.items()}
         self.here["user"] = os.stat("/proc/self/ns/user").st_ino
@@ -104,11 +106,18 @@ class Container:
         return bool(self.kept.get(name))
 
     def host(self, path: str = "") -> str:
-        """Read a file of the host."""
+        """Read a file of the host; it stays open, for the kernel makes the value anew whenever it is read from its beginning."""
         path = path or self.path
+        fd = self.opened.get(path, -1)
+        if fd >= 0:
+            try:
+                return os.pread(fd, MOST, 0).decode("utf-8", "replace")
+            except OSError:  # a module was unloaded, and may have come back
+                os.close(self.opened.pop(path))
         if path.startswith(MIRRORS):
             self._enter("net", self.home["net"])
-        return read(path)
+        fd = self.opened[path] = os.open(path, READ)
+        return os.pread(fd, MOST, 0).decode("utf-8", "replace")
 
     def host_write(self, value: str) -> None:
         """Write the row's file of the host."""
