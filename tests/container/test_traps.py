@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -526,6 +527,21 @@ def test_mounts_leave_nothing_in_the_worker(box: Bundle) -> None:
     assert count <= before[0] + 65, "contexts are forgotten"
     assert children == 0
     assert workers()[box.name] == pid
+
+
+def test_more_listeners_than_are_near_are_served(box: Bundle) -> None:
+    """Each exec has one; some have something all the time, some seldom, and all end."""
+    box.start()
+    box.inside("true")
+    path = f"/proc/{workers()[box.name]}/fd"
+    before = len(os.listdir(path))
+    with ThreadPoolExecutor(10) as pool:
+        scripts = [
+            f"mkdir /t/{n}; for i in $(seq 60); do mount -t tmpfs t /t/{n} && umount /t/{n} || exit 1; sleep 0.0{n % 5}; done"
+            for n in range(10)
+        ]
+        assert list(pool.map(box.inside, scripts)) == [""] * 10
+    wait_for(lambda: len(os.listdir(path)) <= before)
 
 
 # --- what the operator may allow or forbid

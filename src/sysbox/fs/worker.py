@@ -23,6 +23,7 @@ from sysbox.fs.trap import slots
 from sysbox.fs.trap.caller import NOTIF, Call
 from sysbox.fs.trap.newapi import MOST, Contexts
 from sysbox.fs.trap.policy import HANDLERS, PLANTING, QUICK
+from sysbox.fs.watched import Watched
 from sysbox.linux import _kernel as k
 from sysbox.linux.ignoring import ignoring
 from sysbox.linux.jsons import dumps
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 PATIENCE = 0.05  # seconds between attempts to find a supervisor
-LOOKS = 80 if len(os.sched_getaffinity(0)) > 1 else 0  # 30 microseconds
+# A read is a few requests, each of which takes less than to be woken: more are looked for a little, 30 microseconds. After a trapped call
+# that would be for nothing, and umount2(2) waits for processors that are at work (synchronize_rcu_expedited()).
+LOOKS = 40 if len(os.sched_getaffinity(0)) > 1 else 0
 DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
 
 
@@ -60,10 +63,10 @@ class Worker:
         self.fuse.settled = bool(self.name)
         self.contexts = Contexts()
         self.inner, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        self.inner.settimeout(0)
         self.remembering = theirs
         self.slots = slots.Slots(self.memory, self._remember)
-        self.poll = select.epoll()  # not poll(2): each process that was started by exec has a listener
-        self.actions: dict[int, Callable[[], None]] = {}
+        self.watched = Watched()
         self.children: dict[int, tuple[slots.Slot, int]] = {}
         self.listeners = {int(name.partition("-")[2]): fd for name, fd in held.items() if name.startswith("listener-")}
         self.contexts.planted = self.container.has_flag("planted")
@@ -82,23 +85,15 @@ class Worker:
         self.contexts.above = tuple(self.container.container["above"])
         self.contexts.uid = int(self.container.container.get("uid") or 0)
 
-    def _watch(self, fd: int, action: Callable[[], None]) -> None:
-        self.actions[fd] = action
-        self.poll.register(fd, select.EPOLLIN)
-
-    def _unwatch(self, fd: int) -> None:
-        del self.actions[fd]
-        self.poll.unregister(fd)
-
     def serve(self) -> None:
         """Answer until the container has ended."""
-        self._watch(self.inner.fileno(), self._take_context)
-        self._watch(self.held["fuse"], self._fuse)
-        self._watch(self.supervisor.fileno(), self._told)
+        self.watched.add(self.inner.fileno(), self._take_contexts)
+        self.watched.add(self.held["fuse"], self._fuse, near=True)
+        self.watched.add(self.supervisor.fileno(), self._told)
         if "init" in self.held:
-            self._watch(self.held["init"], self._end)
+            self.watched.add(self.held["init"], self._end)
         for number, fd in self.listeners.items():
-            self._watch(fd, self._trapped(number, fd))
+            self._serve_listener(number, fd)
         self.fuse.resume(map(self.container.nodeid, NODES) if self.name else ())
         if not self.name:
             self._warm()
@@ -108,30 +103,8 @@ class Worker:
         for slot in self.slots.taken():
             self._go_on(slot)
         while not self.ended:
-            ready = self._wait()
-            if len(ready) > 1:  # contexts first: the call that comes after one may be about it
-                ready.sort(key=lambda one: one[0] != self.inner.fileno())
-            for fd, events in ready:
-                self._act(fd, events)
-
-    def _wait(self) -> list[tuple[int, int]]:
-        """Wait for something to do. A read is a few requests, each of which takes less than to be woken: more are looked for a little.
-
-        After a trapped call that would be for nothing, and umount2(2) waits for processors that are at work (synchronize_rcu_expedited()).
-        """
-        looks, self.looks = self.looks, 0
-        every = len(self.actions)
-        for _ in range(looks):
-            if ready := self.poll.poll(0, every):
-                return ready
-        return self.poll.poll(-1, every)
-
-    def _act(self, fd: int, events: int) -> None:
-        """Do what a descriptor is watched for. To receive from a listener whose processes have all ended blocks for ever before 6.11."""
-        if events == select.EPOLLHUP and fd in self.listeners.values():
-            self._forget(fd)
-        elif action := self.actions.get(fd):
-            action()
+            looks, self.looks = self.looks, 0
+            self.watched.act(looks)
 
     def _end(self) -> None:
         self.ended = True
@@ -194,7 +167,7 @@ class Worker:
             self.fuse.settled = True
             self.container.describe({**container, "device": 0, "parts": {"proc": [], "sysfs": []}})
             self._summarize()
-            self._watch(fds[0], self._end)
+            self.watched.add(fds[0], self._end)
             for number, fd in enumerate(fds[1:]):
                 self.held[f"charge-{number}"] = fd
             self._charge()
@@ -224,10 +197,10 @@ class Worker:
             if "parts" in told:
                 self.container.describe({**self.container.container, **told})
                 self._summarize()
-            self._unwatch(ours.fileno())
+            self.watched.drop(ours.fileno())
             ours.close()
 
-        self._watch(ours.fileno(), hear)
+        self.watched.add(ours.fileno(), hear)
         return trees
 
     def _warm(self) -> None:
@@ -265,12 +238,15 @@ class Worker:
             k.seccomp_set_flags(fd, k.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP)
         except OSError:
             pass  # before Linux 6.6
-        self._watch(fd, self._trapped(number, fd))
+        self._serve_listener(number, fd)
         self._hold(f"listener-{number}", fd)
+
+    def _serve_listener(self, number: int, fd: int) -> None:
+        self.watched.add(fd, self._trapped(number, fd), ended=lambda: self._forget(number, fd))
 
     def _find_supervisor(self) -> None:
         """Serve on, and meanwhile look for a new supervisor; start one if there is none to be found."""
-        self._unwatch(self.supervisor.fileno())
+        self.watched.drop(self.supervisor.fileno())
         self.supervisor.close()
         if not self.name:
             os._exit(0)  # nobody needs a spare
@@ -281,7 +257,7 @@ class Worker:
                 wire.send(self.supervisor, {"v": wire.VERSION, "op": "worker"})
                 self.hello()
                 log.channel = self.supervisor
-                self._watch(self.supervisor.fileno(), self._told)
+                self.watched.add(self.supervisor.fileno(), self._told)
             except OSError:  # nobody listens: supervisor and keeper are both gone
                 if time.monotonic() - started > DAEMON_AFTER and self.settings["command"]:
                     started = time.monotonic()
@@ -290,8 +266,7 @@ class Worker:
                 return
             end = time.monotonic() + PATIENCE
             while (left := end - time.monotonic()) > 0 and not self.ended:
-                for fd, events in self.poll.poll(left):
-                    self._act(fd, events)
+                self.watched.act(0, left * 1000)
 
     def _start_keeper(self) -> None:
         """Start sysbox-fs anew and give it what we hold. Our room has no programs: a child goes back to the host's mounts."""
@@ -317,11 +292,13 @@ class Worker:
         """Pass a context on to the worker; called in its children."""
         wire.send(self.remembering, {"kind": kind}, [context])
 
-    def _take_context(self) -> None:
-        message, fds = wire.receive(self.inner)
-        self.contexts.kinds[fds[0]] = message["kind"]
-        if len(self.contexts.kinds) > MOST:
-            self.contexts.forget(next(iter(self.contexts.kinds)))
+    def _take_contexts(self) -> None:
+        with ignoring(BlockingIOError):
+            while True:
+                message, fds = wire.receive(self.inner)
+                self.contexts.kinds[fds[0]] = message["kind"]
+                if len(self.contexts.kinds) > MOST:
+                    self.contexts.forget(next(iter(self.contexts.kinds)))
 
     def _trapped(self, number: int, fd: int) -> Callable[[], None]:
         """Make the action for a listener. Every microsecond here is one of each trapped call's.
@@ -356,10 +333,9 @@ class Worker:
 
         return action
 
-    def _forget(self, fd: int) -> None:
+    def _forget(self, number: int, fd: int) -> None:
         """Close the listener of processes that have all ended."""
-        number = next(number for number, one in self.listeners.items() if one == fd)
-        self._unwatch(fd)
+        self.watched.drop(fd)
         os.close(fd)
         del self.listeners[number], self.held[f"listener-{number}"]
         with ignoring(OSError):
@@ -378,7 +354,7 @@ class Worker:
                 pidfd = os.pidfd_open(child)
                 slot.take()
                 self.children[pidfd] = (slot, call.id)
-                self._watch(pidfd, lambda: self._child_ended(pidfd))
+                self.watched.add(pidfd, lambda: self._child_ended(pidfd))
                 return
         except ProcessLookupError:
             pass
@@ -393,6 +369,8 @@ class Worker:
     def _handle(self, slot: slots.Slot, fd: int) -> None:
         call = Call(fd, slot.view)
         handler = HANDLERS.get(call.name)
+        if call.name == "fsmount":
+            self._take_contexts()  # it is about one
         try:
             if handler is None:
                 call.answer(0, ENOSYS)
@@ -417,7 +395,7 @@ class Worker:
             self._in_child(lambda: work(slot), lambda error: _refuse(call, error), lambda: slot.clear(call.id))
         slot.take()
         self.children[pidfd] = (slot, call.id)
-        self._watch(pidfd, lambda: self._child_ended(pidfd))
+        self.watched.add(pidfd, lambda: self._child_ended(pidfd))
 
     def _planted(self) -> None:
         self.contexts.pretended.forget()
@@ -442,7 +420,7 @@ class Worker:
     def _child_ended(self, pidfd: int) -> None:
         slot, id_ = self.children.pop(pidfd)
         self.contexts.done(id_)
-        self._unwatch(pidfd)
+        self.watched.drop(pidfd)
         os.close(pidfd)
         slot.busy = False
         if slot.id == id_:  # it was killed
