@@ -273,6 +273,24 @@ def test_a_container_pays_for_its_worker(bundle: Bundle) -> None:
     wait_for(lambda: group(workers()[bundle.name]) == group(state["pid"]))
 
 
+def test_a_worker_hears_of_everything_at_once(bundle: Bundle) -> None:
+    """A call that waits when the supervisor is gone is answered while the worker looks for a new one, and not waited for again."""
+    again = "until test -e /go; do sleep 0.01; done; mount -t tmpfs t /t; touch /t/done"
+    bundle.sh(f"mkdir -p /t; mount -t tmpfs t /t; touch /ready; {again}; sleep 1000").start()
+    wait_for((bundle.rootfs / "ready").exists)
+    worker = workers()[bundle.name]
+    os.kill(worker, signal.SIGSTOP)
+    (bundle.rootfs / "go").touch()
+    time.sleep(0.3)
+    for pid in [pid for pid in processes() if pid != worker]:
+        os.kill(pid, 9)
+    time.sleep(0.1)
+    os.kill(worker, signal.SIGCONT)
+    wait_for(lambda: whole(bundle.name))
+    assert bundle.inside("ls /t; cat /proc/uptime").startswith("done\n")
+    assert workers()[bundle.name] == worker
+
+
 def test_values_of_the_host_are_those_of_now() -> None:
     """Its files stay open, and some come and go, as with a module or a device."""
     memory = memories.Memory(memories.fresh([]))

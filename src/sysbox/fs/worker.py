@@ -72,6 +72,7 @@ class Worker:
         self.contexts.planted = self.container.has_flag("planted")
         self._summarize()
         self.looks = 0
+        self.alone = False  # the supervisor is gone
         self.ended = False
 
     @property
@@ -105,6 +106,8 @@ class Worker:
         while not self.ended:
             looks, self.looks = self.looks, 0
             self.watched.act(looks)
+            if self.alone:  # not before: what is to be done now must not be done there, and then be waited for here
+                self._find_supervisor()
 
     def _end(self) -> None:
         self.ended = True
@@ -134,7 +137,9 @@ class Worker:
         except (OSError, ValueError):
             message, fds = {}, []
         if not message:
-            self._find_supervisor()
+            self.watched.drop(self.supervisor.fileno())
+            self.supervisor.close()
+            self.alone = True
             return
         client = socket(fileno=fds[0]) if fds else None
         reply: dict[str, Any] = {"ok": True, "allowed": self.settings["allowed"]}
@@ -246,8 +251,7 @@ class Worker:
 
     def _find_supervisor(self) -> None:
         """Serve on, and meanwhile look for a new supervisor; start one if there is none to be found."""
-        self.watched.drop(self.supervisor.fileno())
-        self.supervisor.close()
+        self.alone = False
         if not self.name:
             os._exit(0)  # nobody needs a spare
         started = -DAEMON_AFTER
