@@ -101,7 +101,7 @@ def test_a_hot_command_imports_only_what_is_listed(command: str) -> None:
 # each is shared by all workers of a host as long as they do not write to it, which counting references is
 ZYGOTE = BUILTIN | {"os", "posixpath", "genericpath", "stat", "abc", "_abc", "_collections_abc", "os.path", "io", "struct", "mmap", "gc"}
 OURS = ("sysbox.fs.emulate.", "sysbox.fs.fuse.", "sysbox.fs.trap.", "sysbox.wire.", "sysbox.linux.")
-ZYGOTE |= {f"sysbox.fs.{name}" for name in ("start", "zygote", "worker", "watched", "memory", "room", "tree", "say")}
+ZYGOTE |= {f"sysbox.fs.{name}" for name in ("start", "zygote", "worker", "watched", "memory", "pages", "room", "tree", "say")}
 ZYGOTE |= {"sysbox.fs.emulate", "sysbox.fs.fuse", "sysbox.fs.trap"}
 ZYGOTE |= {"sysbox", "sysbox.fs", "sysbox.wire", "sysbox.linux", "sysbox.oci", "sysbox.oci.mountoptions", "sysbox.version"}
 

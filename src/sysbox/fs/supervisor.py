@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("sysbox-fs")
 CREATING = ("memory", "fuse", "room")  # what a worker has before it has a container
 NEEDED = (*CREATING, "init")
+ATTEMPTS = 5  # to have a worker forked, by zygotes that are killed at it
 
 
 class Record:
@@ -176,13 +177,17 @@ class Supervisor:
         self._fork(self.spare)
 
     def _fork(self, record: Record) -> None:
+        """Give it a worker. Raises OSError."""
         ours, theirs = _pair()
-        try:
-            pid, pidfd = self._ask_zygote(theirs.fileno(), record.held)
-        except OSError:  # it was killed
-            self.zygote.close()
-            self.zygote = self._start_zygote()
-            pid, pidfd = self._ask_zygote(theirs.fileno(), record.held)
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                pid, pidfd = self._ask_zygote(theirs.fileno(), record.held)
+                break
+            except OSError:  # it was killed
+                if not left:
+                    raise
+                self.zygote.close()
+                self.zygote = self._start_zygote()
         theirs.close()
         self._attach(record, ours, pid, pidfd)
 
@@ -395,7 +400,7 @@ def _doors() -> Iterator[int]:
         groups = [line.rstrip("\n").split(":", 2) for line in file]
     for line in mountinfo.of_type(mountinfo.read(), "cgroup"):
         for _, names, path in groups:
-            if {"cpu", "cpuacct"}.issuperset(names.split(",")) and names in mountinfo.kind(line)[2]:
+            if {"cpu", "cpuacct"}.issuperset(names.split(",")) and set(names.split(",")).issubset(mountinfo.kind(line)[2].split(",")):
                 with suppress(OSError):
                     yield os.open(f"{mountinfo.point(line)}{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
 

@@ -15,6 +15,7 @@ from sysbox.fs.emulate.nodes import entry
 from sysbox.fs.emulate.tables import KERNEL, MIRRORS, ROWS, mirror_of
 from sysbox.linux import _kernel as k
 from sysbox.linux import files
+from sysbox.linux.ignoring import ignoring
 from sysbox.oci.mountoptions import attributes
 from sysbox.wire import message as wire
 
@@ -242,6 +243,14 @@ def look_up() -> None:
     os.listdir(FUSE)
     for path in MIRRORS:
         os.stat(f"{FUSE}/{entry(path)}/{KERNEL}")
+
+
+def look_over() -> None:
+    """Read whatever there is. Raises OSError."""
+    for directory, _, names in os.walk(FUSE):
+        for name in names:
+            with ignoring(OSError):  # it is not to be read
+                files.read(f"{directory}/{name}")
 
 
 def grow(container: dict[str, Any], channel: socket) -> None:

@@ -49,8 +49,8 @@ class Watched:
         else:
             self.far.unregister(fd)
 
-    def act(self, looks: int = 0, milliseconds: float | None = None) -> None:
-        """Wait, and do what is to be done: at first by looking so many times without going to sleep."""
+    def act(self, looks: int = 0, milliseconds: float | None = None) -> bool:
+        """Wait, and do what is to be done, False: nothing came. At first it looks so many times without going to sleep."""
         for _ in range(looks):
             if ready := self.near.poll(0):
                 break
@@ -58,6 +58,7 @@ class Watched:
             ready = self.near.poll(milliseconds)
         for fd, events in ready:
             self._act(fd, events)
+        return bool(ready)
 
     def _act(self, fd: int, events: int) -> None:
         """Do it. To receive from a listener whose processes have all ended blocks for ever before 6.11."""

@@ -39,6 +39,7 @@ PATIENCE = 0.05  # seconds between attempts to find a supervisor
 # A read is a few requests, each of which takes less than to be woken: more are looked for a little, 30 microseconds. After a trapped call
 # that would be for nothing, and umount2(2) waits for processors that are at work (synchronize_rcu_expedited()).
 LOOKS = 40 if len(os.sched_getaffinity(0)) > 1 else 0
+REST = 1000  # milliseconds without anything to do after which memory is given back
 DAEMON_AFTER = 2.0  # seconds that a keeper that we have started has to listen
 
 
@@ -103,9 +104,14 @@ class Worker:
                 os.close(fd)
         for slot in self.slots.taken():
             self._go_on(slot)
+        rest: float | None = REST
         while not self.ended:
             looks, self.looks = self.looks, 0
-            self.watched.act(looks)
+            if self.watched.act(looks, rest):
+                rest = REST
+            else:
+                rest = None
+                self.settings["pages"].give_back()
             if self.alone:  # not before: what is to be done now must not be done there, and then be waited for here
                 self._find_supervisor()
 
@@ -208,11 +214,16 @@ class Worker:
         self.watched.add(ours.fileno(), hear)
         return trees
 
-    def _warm(self) -> None:
+    def rehearse(self) -> None:
+        """Answer once what a worker is asked, in the zygote."""
+        self.fuse.resume(())
+        self._warm(tree.look_over)
+
+    def _warm(self, look: Callable[[], None] = tree.look_up) -> None:
         """Have the kernel look up every row now, that it need not when a container waits."""
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
-            self._in_child(tree.look_up, lambda _: None)
+            self._in_child(look, lambda _: None)
         self._until(pidfd)
         os.close(pidfd)
 

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import gc
 import os
-from _socket import socket
+from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
 from sysbox.fs import worker
+from sysbox.fs.emulate.nodes import NODES
+from sysbox.fs.memory import fresh
+from sysbox.fs.pages import Pages
 from sysbox.fs.say import log
 from sysbox.linux import _kernel as k
+from sysbox.linux.ignoring import ignoring
 from sysbox.linux.jsons import loads
 from sysbox.wire import message as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 
 def run(text: str) -> NoReturn:
@@ -30,7 +34,9 @@ def run(text: str) -> NoReturn:
     settings = loads(text)
     channel = socket(fileno=settings["channel"])
     log.level = settings["level"]
+    _rehearse(settings)
     gc.freeze()
+    settings["pages"] = Pages()
     held: dict[str, int] = {}
     while True:
         try:
@@ -54,3 +60,16 @@ def run(text: str) -> NoReturn:
         for fd in (*fds, *held.values()):
             os.close(fd)
         held = {}
+
+
+def _rehearse(settings: dict[str, Any]) -> None:
+    """Be a spare for a moment: what Python adapts in code that has run is then shared, and not changed by each worker for itself."""
+    before = set(os.listdir("/proc/self/fd"))
+    with ignoring(OSError):  # a worker will say what it cannot do
+        _, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
+        worker.Worker(theirs, {"memory": fresh(NODES)}, settings).rehearse()
+    k.setns(settings["home"], k.CLONE_NEWNS)
+    gc.collect()
+    for name in set(os.listdir("/proc/self/fd")) - before:
+        with ignoring(OSError):  # it was the list's
+            os.close(int(name))

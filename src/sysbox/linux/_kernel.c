@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One function per system call that Python 3.11 does not have, with the
- * kernel's own name and argument order. No policy: a call either returns what
+ * kernel's own name and argument order (two at the end make two calls). No policy: a call either returns what
  * the kernel returned or raises OSError(errno, "call: text", path).
  * Constants come from the kernel's headers, so they fit the architecture.
  */
@@ -597,6 +597,56 @@ static PyObject *k_fanotify_mark(PyObject *self, PyObject *args)
 	return value;
 }
 
+/* Two calls each, between which nothing of Python's may write to memory; so they have names of their own. */
+
+/* What lies from start to end goes into a file and is mapped from there: a page that is written to afterwards is a copy of the file's. */
+static PyObject *k_mmap_copy(PyObject *self, PyObject *args)
+{
+	unsigned long start, end;
+	unsigned long long offset;
+	int fd;
+	ARGS("kkiK", &start, &end, &fd, &offset);
+	for (unsigned long at = start; at < end;) {
+		ssize_t wrote = pwrite(fd, (void *)at, end - at, offset + (at - start));
+		if (wrote <= 0)
+			return fail("pwrite", NULL);
+		at += wrote;
+	}
+	void *mapped = mmap((void *)start, end - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, offset);
+	if (mapped == MAP_FAILED)
+		return fail("mmap", NULL);
+	madvise(mapped, end - start, MADV_POPULATE_READ); /* what only one process has mapped counts as private to it */
+	Py_RETURN_NONE;
+}
+
+/* Of what mmap_copy() mapped, give back each copy that is as the file's page again: how many. ``pagemap`` is an open /proc/self/pagemap, of
+ * whose bits 63 is "present" and 61 "not a copy": admin-guide/mm/pagemap.rst. */
+static PyObject *k_madvise_same(PyObject *self, PyObject *args)
+{
+	unsigned long start, end, size = sysconf(_SC_PAGESIZE);
+	unsigned long long offset;
+	uint64_t entries[64];
+	int fd, pagemap, given = 0;
+	ARGS("kkiKi", &start, &end, &fd, &offset, &pagemap);
+	char *file = mmap(NULL, end - start, PROT_READ, MAP_PRIVATE, fd, offset);
+	if (file == MAP_FAILED)
+		return fail("mmap", NULL);
+	for (unsigned long number = 0; number < (end - start) / size; number++) {
+		char *ours = (char *)start + number * size, *theirs = file + number * size;
+		unsigned each = number % 64;
+		if (!each && pread(pagemap, entries, sizeof entries, (start / size + number) * sizeof *entries) <= 0)
+			break;
+		if (entries[each] >> 61 != 4 || memcmp(ours, theirs, size) || madvise(ours, size, MADV_DONTNEED))
+			continue;
+		if (memcmp(ours, theirs, size)) /* it has been unmapped, and something else is there now */
+			memcpy(ours, theirs, size);
+		else
+			given++;
+	}
+	munmap(file, end - start);
+	return PyLong_FromLong(given);
+}
+
 #define METHOD(name) {#name, k_##name, METH_VARARGS, NULL}
 static PyMethodDef methods[] = {
     METHOD(mount), METHOD(umount2), METHOD(pivot_root), METHOD(open_tree), METHOD(move_mount),
@@ -606,7 +656,7 @@ static PyMethodDef methods[] = {
     METHOD(seccomp_id_valid), METHOD(seccomp_addfd), METHOD(seccomp_set_flags), METHOD(process_vm_readv),
     METHOD(process_vm_writev), METHOD(kcmp), METHOD(statx_cached), METHOD(keyctl), METHOD(personality), METHOD(prlimit),
     METHOD(pidfd_send_signal), METHOD(pidfd_getfd), METHOD(close_range), METHOD(ioprio_set), METHOD(sched_setattr),
-    METHOD(bpf_cgroup_device), METHOD(fanotify_init), METHOD(fanotify_mark), {0},
+    METHOD(bpf_cgroup_device), METHOD(fanotify_init), METHOD(fanotify_mark), METHOD(mmap_copy), METHOD(madvise_same), {0},
 };
 
 #define C(name) {#name, name}

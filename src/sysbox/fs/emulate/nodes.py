@@ -108,16 +108,16 @@ class Container:
     def host(self, path: str = "") -> str:
         """Read a file of the host; it stays open, for the kernel makes the value anew whenever it is read from its beginning."""
         path = path or self.path
-        fd = self.opened.get(path, -1)
-        if fd >= 0:
-            try:
-                return os.pread(fd, MOST, 0).decode("utf-8", "replace")
-            except OSError:  # a module was unloaded, and may have come back
+        try:
+            value = os.pread(self.opened[path], MOST, 0)
+        except (KeyError, OSError):  # it is the first time, or a module was unloaded and may have come back
+            if path in self.opened:
                 os.close(self.opened.pop(path))
-        if path.startswith(MIRRORS):
-            self._enter("net", self.home["net"])
-        fd = self.opened[path] = os.open(path, READ)
-        return os.pread(fd, MOST, 0).decode("utf-8", "replace")
+            if path.startswith(MIRRORS):
+                self._enter("net", self.home["net"])
+            fd = self.opened[path] = os.open(path, READ)
+            value = os.pread(fd, MOST, 0)
+        return value.decode("utf-8", "replace")
 
     def host_write(self, value: str) -> None:
         """Write the row's file of the host."""

@@ -242,20 +242,24 @@ def _open_cached(top: int, path: str, resolve: int, uid: int) -> int:
 
     So we ask as root of the host or of the container: whoever was answered last time first. Raises OSError.
     """
-    for last in (False, True):
-        who = asks[0]
-        try:
-            if who:
-                k.setfsuid(who)
-            return k.openat2(top, path, O_PATH, 0, resolve)
-        except OSError:
-            asks[0] = 0 if who else uid
-            if last:
-                raise
-        finally:
-            if who:
-                k.setfsuid(0)
-    return -1
+    first = asks[0]
+    try:
+        return _open_as(first, top, path, resolve)
+    except OSError:
+        other = 0 if first else uid
+        fd = _open_as(other, top, path, resolve)
+        asks[0] = other
+        return fd
+
+
+def _open_as(who: int, top: int, path: str, resolve: int) -> int:
+    if not who:
+        return k.openat2(top, path, O_PATH, 0, resolve)
+    k.setfsuid(who)
+    try:
+        return k.openat2(top, path, O_PATH, 0, resolve)
+    finally:
+        k.setfsuid(0)
 
 
 def _bind_tree(call: Call, slot: Slot, container: dict[str, Any], source: str, target: str) -> None:

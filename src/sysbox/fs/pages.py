@@ -1,0 +1,54 @@
+"""The zygote's memory as a file, so that its children can give back pages that are as they were.
+
+To use an object of Python's is to count a reference to it, and the page that it is in becomes the worker's own, though the count goes down
+again. The kernel does not look whether a page is as it was. So a worker does, when it has nothing else to do.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+from sysbox.linux import _kernel as k
+from sysbox.linux.ignoring import ignoring
+
+LEAST = 1 << 16  # smaller areas, bytes, have little to give
+TAIL = 1 << 30  # an area that malloc makes longer goes on in the file, and finds room there
+SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+
+
+class Pages:
+    """The file, and which of this process's memory it has: nothing where the kernel cannot do it."""
+
+    def __init__(self) -> None:
+        """Move what is private and writable to the file; to this process, and its children, it stays private."""
+        self.areas: list[tuple[int, int, int, int]] = []  # as mmap_copy() takes them
+        areas = _areas()
+        with ignoring(OSError):
+            fd = os.memfd_create("sysbox-fs-zygote", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.ftruncate(fd, sum(end - start for start, end in areas) + TAIL)
+            at = 0
+            for start, end in areas:
+                k.mmap_copy(start, end, fd, at)
+                self.areas.append((start, end, fd, at))
+                at += end - start
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, SEALS)
+
+    def give_back(self) -> int:
+        """Have what is as it was be the file's again: the number of pages."""
+        given = 0
+        with ignoring(OSError):
+            pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            for area in self.areas:
+                given += k.madvise_same(*area, pagemap)
+            os.close(pagemap)
+        return given
+
+
+def _areas() -> list[tuple[int, int]]:
+    """Return where there is something to share. Only what malloc and Python's own allocator have is ever that large."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        lines = [line.split() for line in file]
+    bounds = [line[0].split("-") for line in lines if line[1] == "rw-p" and line[-1] != "[stack]"]
+    areas = [(int(start, 16), int(end, 16)) for start, end in bounds]
+    return [(start, end) for start, end in areas if end - start >= LEAST]
