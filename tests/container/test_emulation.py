@@ -313,12 +313,15 @@ def test_zygotes_may_die_one_after_the_other(bundle: Bundle) -> None:
     os.kill(workers()[bundle.name], 9)
     time.sleep(0.3)
     os.kill(zygote, 9)
+
+    def started() -> set[int]:
+        return set(processes()) - seen
+
     for _ in range(2):
-        wait_for(lambda: set(processes()) - seen)
-        started = set(processes()) - seen
-        for pid in started:
+        wait_for(started)
+        for pid in started():
             os.kill(pid, 9)
-        seen |= started
+            seen.add(pid)
     wait_for(lambda: whole(bundle.name))
     assert first(b"--supervise") == supervisor
     assert bundle.inside("cat /proc/uptime")
