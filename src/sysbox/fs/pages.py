@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+from mmap import PAGESIZE
 
 from sysbox.linux import _kernel as k
 from sysbox.linux.ignoring import ignoring
 
-LEAST = 1 << 16  # smaller areas, bytes, have little to give
+LEAST = 1 << 16  # smaller areas, bytes, have little to give; larger gaps would take memory
+PAGEMAP = "/proc/self/pagemap"  # eight bytes for a page: admin-guide/mm/pagemap.rst
 TAIL = 1 << 30  # an area that malloc makes longer goes on in the file, and finds room there
 SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
@@ -23,8 +25,8 @@ class Pages:
     def __init__(self) -> None:
         """Move what is private and writable to the file; to this process, and its children, it stays private."""
         self.areas: list[tuple[int, int, int, int]] = []  # as mmap_copy() takes them
-        areas = _areas()
         with ignoring(OSError):
+            areas = _areas()
             fd = os.memfd_create("sysbox-fs-zygote", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(fd, sum(end - start for start, end in areas) + TAIL)
             at = 0
@@ -38,7 +40,7 @@ class Pages:
         """Have what is as it was be the file's again: the number of pages."""
         given = 0
         with ignoring(OSError):
-            pagemap = os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+            pagemap = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
             for area in self.areas:
                 given += k.madvise_same(*area, pagemap)
             os.close(pagemap)
@@ -50,5 +52,16 @@ def _areas() -> list[tuple[int, int]]:
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
         lines = [line.split() for line in file]
     bounds = [line[0].split("-") for line in lines if line[1] == "rw-p" and line[-1] != "[stack]"]
-    areas = [(int(start, 16), int(end, 16)) for start, end in bounds]
-    return [(start, end) for start, end in areas if end - start >= LEAST]
+    found: list[tuple[int, int]] = []
+    pagemap = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+    for start, end in [(int(start, 16), int(end, 16)) for start, end in bounds]:
+        entries = memoryview(os.pread(pagemap, (end - start) // PAGESIZE * 8, start // PAGESIZE * 8)).cast("Q")
+        runs: list[tuple[int, int]] = []
+        for at in [start + number * PAGESIZE for number, entry in enumerate(entries) if entry >> 63]:  # those that are in memory
+            if runs and at - runs[-1][1] < LEAST:
+                runs[-1] = runs[-1][0], at + PAGESIZE
+            else:
+                runs.append((at, at + PAGESIZE))
+        found += [(first, last) for first, last in runs if last - first >= LEAST]
+    os.close(pagemap)
+    return found
