@@ -1,8 +1,9 @@
 """What a container pays for an emulated /proc and trapped calls: probe.c inside, beside the kernel alone, runc and LXCFS.
 
-All times in microseconds, medians of one run of the probe; "in C": with a listener that does nothing (a process that is woken twice,
-and a processor at work, for which umount2 waits). Wanted: 15 µs more than native for a trapped call that is allowed, 5 ms for a
-mount of proc, a `sysctl -a` of at most three times runc's, 1.5 MiB of private memory a worker.
+All times in microseconds, medians of one run of the probe; "in C": with a listener that does nothing. That is a process which is
+woken twice, on the caller's processor, so that umount2 finds the kernel's thread for which it waits on another one. Wanted: 15 µs
+more than native for a trapped call that is allowed, 5 ms for a mount of proc, a `sysctl -a` of at most three times runc's, 1.5 MiB
+of private memory a worker.
 """
 
 from __future__ import annotations
