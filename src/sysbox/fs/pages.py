@@ -11,6 +11,7 @@ import os
 from mmap import PAGESIZE
 
 from sysbox.linux import _kernel as k
+from sysbox.linux import files
 from sysbox.linux.ignoring import ignoring
 
 LEAST = 1 << 16  # smaller areas, bytes, have little to give; larger gaps would take memory
@@ -39,29 +40,28 @@ class Pages:
     def give_back(self) -> int:
         """Have what is as it was be the file's again: the number of pages."""
         given = 0
-        with ignoring(OSError):
-            pagemap = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
+        with ignoring(OSError), open(PAGEMAP, "rb", 0) as pagemap:
             for area in self.areas:
-                given += k.madvise_same(*area, pagemap)
-            os.close(pagemap)
+                given += k.madvise_same(*area, pagemap.fileno())
         return given
 
 
 def _areas() -> list[tuple[int, int]]:
-    """Return where there is something to share. Only what malloc and Python's own allocator have is ever that large."""
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
-        lines = [line.split() for line in file]
+    """Return where there is something to share. Only what malloc and Python's own allocator have is ever that large. Raises OSError."""
+    lines = [line.split() for line in files.read("/proc/self/maps").decode("utf-8", "replace").splitlines()]
     bounds = [line[0].split("-") for line in lines if line[1] == "rw-p" and line[-1] != "[stack]"]
-    found: list[tuple[int, int]] = []
-    pagemap = os.open(PAGEMAP, os.O_RDONLY | os.O_CLOEXEC)
-    for start, end in [(int(start, 16), int(end, 16)) for start, end in bounds]:
-        entries = memoryview(os.pread(pagemap, (end - start) // PAGESIZE * 8, start // PAGESIZE * 8)).cast("Q")
-        runs: list[tuple[int, int]] = []
-        for at in [start + number * PAGESIZE for number, entry in enumerate(entries) if entry >> 63]:  # those that are in memory
-            if runs and at - runs[-1][1] < LEAST:
-                runs[-1] = runs[-1][0], at + PAGESIZE
-            else:
-                runs.append((at, at + PAGESIZE))
-        found += [(first, last) for first, last in runs if last - first >= LEAST]
-    os.close(pagemap)
-    return found
+    with open(PAGEMAP, "rb", 0) as pagemap:
+        found = [area for start, end in bounds for area in _in_memory(int(start, 16), int(end, 16), pagemap.fileno())]
+    return [(start, end) for start, end in found if end - start >= LEAST]
+
+
+def _in_memory(start: int, end: int, pagemap: int) -> list[tuple[int, int]]:
+    """Return the parts of a mapping that are in memory, with the gaps between them that are small. Raises OSError."""
+    entries = memoryview(os.pread(pagemap, (end - start) // PAGESIZE * 8, start // PAGESIZE * 8)).cast("Q")
+    parts: list[tuple[int, int]] = []
+    for at in [start + number * PAGESIZE for number, entry in enumerate(entries) if entry >> 63]:
+        if parts and at - parts[-1][1] < LEAST:
+            parts[-1] = parts[-1][0], at + PAGESIZE
+        else:
+            parts.append((at, at + PAGESIZE))
+    return parts

@@ -396,13 +396,10 @@ def _refuse(sock: socket, code: int, cause: str, hint: str) -> None:
 
 def _doors() -> Iterator[int]:
     """Open the ways back from the v1 cgroups that workers enter."""
-    with open("/proc/self/cgroup", encoding="utf-8") as file:
-        groups = [line.rstrip("\n").split(":", 2) for line in file]
-    for line in mountinfo.of_type(mountinfo.read(), "cgroup"):
-        for _, names, path in groups:
-            if {"cpu", "cpuacct"}.issuperset(names.split(",")) and set(names.split(",")).issubset(mountinfo.kind(line)[2].split(",")):
-                with suppress(OSError):
-                    yield os.open(f"{mountinfo.point(line)}{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
+    (v1, _), own = mountinfo.hierarchies(mountinfo.read()), mountinfo.own_cgroups()
+    for path in mountinfo.of_processor_time({names: where + own[names] for names, where in v1.items() if names in own}):
+        with suppress(OSError):
+            yield os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC)
 
 
 def run(listener: int, keeper: int, settings: dict[str, Any]) -> None:

@@ -246,7 +246,7 @@ def look_up() -> None:
 
 
 def look_over() -> None:
-    """Read whatever there is. Raises OSError."""
+    """Read whatever there is."""
     for directory, _, names in os.walk(FUSE):
         for name in names:
             with ignoring(OSError):  # it is not to be read

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
+    from sysbox.fs.pages import Pages
+
 PATIENCE = 0.05  # seconds between attempts to find a supervisor
 # A read is a few requests, each of which takes less than to be woken: more are looked for a little, 30 microseconds. After a trapped call
 # that would be for nothing, and umount2(2) waits for processors that are at work (synchronize_rcu_expedited()).
@@ -87,8 +89,8 @@ class Worker:
         self.contexts.above = tuple(self.container.container["above"])
         self.contexts.uid = int(self.container.container.get("uid") or 0)
 
-    def serve(self) -> None:
-        """Answer until the container has ended."""
+    def serve(self, pages: Pages) -> None:
+        """Answer until the container has ended; at rest, give memory back."""
         self.watched.add(self.inner.fileno(), self._take_contexts)
         self.watched.add(self.held["fuse"], self._fuse, near=True)
         self.watched.add(self.supervisor.fileno(), self._told)
@@ -98,7 +100,7 @@ class Worker:
             self._serve_listener(number, fd)
         self.fuse.resume(map(self.container.nodeid, NODES) if self.name else ())
         if not self.name:
-            self._warm()
+            self.warm(tree.look_up)  # now, that the kernel need not when a container waits
         elif not self.container.container["device"]:  # our predecessor was killed before it knew
             for fd in self._grow():
                 os.close(fd)
@@ -111,7 +113,7 @@ class Worker:
                 rest = REST
             else:
                 rest = None
-                self.settings["pages"].give_back()
+                pages.give_back()
             if self.alone:  # not before: what is to be done now must not be done there, and then be waited for here
                 self._find_supervisor()
 
@@ -214,13 +216,8 @@ class Worker:
         self.watched.add(ours.fileno(), hear)
         return trees
 
-    def rehearse(self) -> None:
-        """Answer once what a worker is asked, in the zygote."""
-        self.fuse.resume(())
-        self._warm(tree.look_over)
-
-    def _warm(self, look: Callable[[], None] = tree.look_up) -> None:
-        """Have the kernel look up every row now, that it need not when a container waits."""
+    def warm(self, look: Callable[[], None]) -> None:
+        """Serve a child of ours that looks at what we serve."""
         pid, pidfd = k.clone3(0, -1) or (0, -1)
         if not pid:
             self._in_child(look, lambda _: None)
@@ -447,7 +444,7 @@ def _refuse(call: Call, error: OSError) -> None:
     call.answer(0, error.errno or ESRCH)
 
 
-def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> NoReturn:
+def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any], pages: Pages) -> NoReturn:
     """Be a worker, in a child of the zygote. Never returns."""
     log.channel = supervisor
     try:
@@ -455,7 +452,7 @@ def run(supervisor: socket, held: dict[str, int], settings: dict[str, Any]) -> N
         worker = Worker(supervisor, held, settings)
         with ignoring(OSError):  # the supervisor was killed: we shall see
             worker.hello()
-        worker.serve()
+        worker.serve(pages)
     except BaseException:
         log.exception("worker")
         os._exit(1)

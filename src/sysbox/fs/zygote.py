@@ -10,7 +10,7 @@ import gc
 import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_SEQPACKET, socket, socketpair
 
-from sysbox.fs import worker
+from sysbox.fs import tree, worker
 from sysbox.fs.emulate.nodes import NODES
 from sysbox.fs.memory import fresh
 from sysbox.fs.pages import Pages
@@ -36,7 +36,7 @@ def run(text: str) -> NoReturn:
     log.level = settings["level"]
     _rehearse(settings)
     gc.freeze()
-    settings["pages"] = Pages()
+    pages = Pages()
     held: dict[str, int] = {}
     while True:
         try:
@@ -52,7 +52,7 @@ def run(text: str) -> NoReturn:
             pid, pidfd = k.clone3(k.CLONE_PARENT, -1) or (0, -1)
             if not pid:
                 channel.close()
-                worker.run(socket(fileno=fds[0]), held, settings)
+                worker.run(socket(fileno=fds[0]), held, settings, pages)
             wire.send(channel, {"pid": pid}, [pidfd])
             os.close(pidfd)
         except OSError as error:
@@ -67,7 +67,7 @@ def _rehearse(settings: dict[str, Any]) -> None:
     before = set(os.listdir("/proc/self/fd"))
     with ignoring(OSError):  # a worker will say what it cannot do
         _, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC)
-        worker.Worker(theirs, {"memory": fresh(NODES)}, settings).rehearse()
+        worker.Worker(theirs, {"memory": fresh(NODES)}, settings).warm(tree.look_over)
     k.setns(settings["home"], k.CLONE_NEWNS)
     gc.collect()
     for name in set(os.listdir("/proc/self/fd")) - before:

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One function per system call that Python 3.11 does not have, with the
- * kernel's own name and argument order (two at the end make two calls). No policy: a call either returns what
- * the kernel returned or raises OSError(errno, "call: text", path).
+ * kernel's own name and argument order (two at the end make two calls). No
+ * policy: a call either returns what the kernel returned or raises
+ * OSError(errno, "call: text", path).
  * Constants come from the kernel's headers, so they fit the architecture.
  */
 #define _GNU_SOURCE

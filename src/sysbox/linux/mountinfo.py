@@ -1,4 +1,4 @@
-"""/proc/self/mountinfo: proc_pid_mountinfo(5)."""
+"""/proc/self/mountinfo: proc_pid_mountinfo(5); and what it and /proc/self/cgroup say of cgroups: cgroups(7)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ from sysbox.linux import files
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+GENERIC = (
+    "rw",
+    "ro",
+    "xattr",
+    "noprefix",
+    "clone_children",
+    "cpuset_v2_mode",
+    "favordynmods",
+    "nsdelegate",
+)  # options of any cgroup file system
 
 
 def read(path: str = "/proc/self/mountinfo") -> list[str]:
@@ -71,3 +82,31 @@ def of_type(lines: list[str], start: str) -> Iterator[str]:
     for line in lines:
         if wanted in line:
             yield line
+
+
+def hierarchies(lines: list[str]) -> tuple[dict[str, str], str]:
+    """Find the host's hierarchies: controllers of v1 ("cpu,cpuacct", "name=systemd") -> mount point; the mount point of v2 or ""."""
+    v1: dict[str, str] = {}
+    v2 = ""
+    for line in of_type(lines, "cgroup"):
+        type_, _, options = kind(line)
+        where = point(line)
+        if not where.startswith("/sys/fs/cgroup"):
+            continue  # somebody's second view of the same
+        if type_ == "cgroup2":
+            v2 = v2 or where
+        else:
+            names = ",".join(word for word in options.split(",") if word not in GENERIC and not word.startswith("release_agent="))
+            v1.setdefault(names, where)
+    return v1, v2
+
+
+def own_cgroups() -> dict[str, str]:
+    """Return our own cgroups: controllers ("" for v2) -> path within the hierarchy. Raises OSError."""
+    lines = (line.split(":", 2) for line in files.read("/proc/self/cgroup").decode().split("\n") if line)
+    return {names: path for _, names, path in lines}
+
+
+def of_processor_time(v1: dict[str, str]) -> list[str]:
+    """Of directories by their controllers, return those that have to do with processor time and nothing else."""
+    return [path for names, path in v1.items() if {"cpu", "cpuacct"}.issuperset(names.split(","))]

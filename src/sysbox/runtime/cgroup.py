@@ -18,35 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-GENERIC = ("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "nsdelegate")
 V1_OWN = ("", "/cgroup.procs", "/tasks")
 V2_OWN = ("", "/cgroup.procs", "/cgroup.threads", "/cgroup.subtree_control")
 LEAF = "init.scope"  # where init lives on v2, so that the container's root cgroup may hand controllers on
 
 
 def hierarchies(lines: list[str]) -> tuple[dict[str, str], str]:
-    """Find the host's hierarchies: controllers of v1 ("cpu,cpuacct", "name=systemd") -> mount point; the mount point of v2 or ""."""
-    v1: dict[str, str] = {}
-    v2 = ""
-    for line in mountinfo.of_type(lines, "cgroup"):
-        kind, _, options = mountinfo.kind(line)
-        where = mountinfo.point(line)
-        if not where.startswith("/sys/fs/cgroup"):
-            continue  # somebody's second view of the same
-        if kind == "cgroup2":
-            v2 = v2 or where
-        else:
-            names = ",".join(word for word in options.split(",") if word not in GENERIC and not word.startswith("release_agent="))
-            v1.setdefault(names, where)
+    """Find the host's, as mountinfo.hierarchies() does. Raises Failure 1030: there is none."""
+    v1, v2 = mountinfo.hierarchies(lines)
     if not v1 and not v2:
         raise Failure(1030, "no cgroup file system is mounted below /sys/fs/cgroup", "mount -t cgroup2 none /sys/fs/cgroup")
     return v1, v2
-
-
-def own() -> dict[str, str]:
-    """Return our own cgroups: controllers ("" for v2) -> path within the hierarchy."""
-    with_slash = (line.split(":", 2) for line in _text("/proc/self/cgroup").split("\n") if line)
-    return {names: path for _, names, path in with_slash}
 
 
 def place(lines: list[str], path: str) -> dict[str, Any]:
@@ -57,7 +39,7 @@ def place(lines: list[str], path: str) -> dict[str, Any]:
         raise Failure(1030, "$.linux.cgroupsPath is the root of all cgroups", "name a directory of its own")
     if path.startswith("/"):
         return {"v1": {names: where + path for names, where in v1.items()}, "v2": v2 + path if v2 else ""}
-    mine = own()
+    mine = mountinfo.own_cgroups()
     below = {names: f"{where}{mine.get(names, '/').rstrip('/')}/{path}" for names, where in v1.items()}
     return {"v1": below, "v2": f"{v2}{mine.get('', '/').rstrip('/')}/{path}" if v2 else ""}
 

@@ -10,7 +10,7 @@ import time
 from errno import ECONNREFUSED, ENOENT
 
 from sysbox.errors import Failure, reason
-from sysbox.linux import files
+from sysbox.linux import files, mountinfo
 from sysbox.runtime import manager
 from sysbox.wire import message as wire
 
@@ -88,7 +88,7 @@ def trees(container: dict[str, Any], pid: int, pidfd: int, groups: dict[str, Any
     memory would take along who answers it; and while it has a process it cannot hand controllers on to the groups of an inner systemd.
     Raises Failure, OSError.
     """
-    paths = [path for names, path in groups["v1"].items() if {"cpu", "cpuacct"}.issuperset(names.split(","))]
+    paths = mountinfo.of_processor_time(groups["v1"])
     doors = [posix.open(f"{path}/tasks", posix.O_WRONLY | posix.O_CLOEXEC) for path in paths]
     try:
         reply, fds = ask({"op": "create", "container": {**container, "pid": pid}}, [pidfd, *doors])
