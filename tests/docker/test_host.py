@@ -206,7 +206,7 @@ def test_inner_containers_know_names_of_the_outer_network(engine: Engine) -> Non
     engine("network", "create", "names")
     try:
         engine.up("--name", "web", "--network", "names", "--", "sh", "-c", SERVE.format("outer"))
-        name = engine("run", "-d", f"--runtime={RUNTIME}", "--network", "names", IMAGE)
+        name = engine("run", "-d", f"--runtime={RUNTIME}", *IPV6, "--network", "names", IMAGE)
         one = Host(engine, name)
         one.wait()
         ask = "docker run --rm busybox wget -qO- http://web/"
