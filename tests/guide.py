@@ -51,17 +51,31 @@ def _steps(text: str) -> Iterator[Step]:
         yield step
 
 
-def check(steps: list[Step], run: Callable[[str], tuple[int, str]]) -> None:
-    """Run steps one after the other; each must print what the guide says, in that order, and succeed unless that is an error."""
+def check(steps: list[Step], run: Callable[[str], tuple[int, str, str]]) -> None:
+    """Run steps one after the other; each must print what the guide says, in that order, and succeed unless that is an error.
+
+    ``run`` returns a command's status and what it wrote to stdout and to stderr. Docker hands these on each by itself, so of two lines the
+    one that was written first may come second if one is an error: there is an order only within each of them.
+    """
     for step in steps:
         command = step.command
         if step.typed:  # on a terminal, as people do
             keys = " ".join(shlex.quote(line) for line in [*step.typed, "exit"])
             command = f"printf '%s\\n' {keys} | script -qec {shlex.quote(command)} /dev/null"
-        status, output = run(command)
-        assert not status or FAILS.search("\n".join(step.printed)), f"$ {command}: status {status}\n{output}"
-        lines = [PROMPTED.sub("", line) for line in output.splitlines()] if step.typed else output.splitlines()
-        left = iter(" ".join(line.split()) for line in lines)
+        status, *streams = run(command)
+        whole = "".join(streams)
+        assert not status or FAILS.search("\n".join(step.printed)), f"$ {command}: status {status}\n{whole}"
+        left = [[" ".join((PROMPTED.sub("", line) if step.typed else line).split()) for line in one.splitlines()] for one in streams]
         for line in step.printed:
-            wanted = ".*".join(map(re.escape, " ".join(line.split()).split("...")))
-            assert any(re.fullmatch(wanted, got) for got in left), f"$ {command}\nshould print {line!r}, not\n{output}"
+            wanted = re.compile(".*".join(map(re.escape, " ".join(line.split()).split("..."))))
+            assert _passed(wanted, left), f"$ {command}\nshould print {line!r}, not\n{whole}"
+
+
+def _passed(wanted: re.Pattern[str], streams: list[list[str]]) -> bool:
+    """Look for a line, and take it out of its stream with all before it."""
+    for lines in streams:
+        for at, line in enumerate(lines):
+            if wanted.fullmatch(line):
+                del lines[: at + 1]
+                return True
+    return False

@@ -41,19 +41,18 @@ def test_section(images: Engine, section: str, tmp_path: Path) -> None:
     sudo.chmod(0o755)
     path = f"{sudo.parent}:{os.path.dirname(RUNTIME_PATH)}:{os.environ['PATH']}"
 
-    def run(command: str) -> tuple[int, str]:
+    def run(command: str) -> tuple[int, str, str]:
         script = f'cd "$(cat {state})"\n{command}\nstatus=$?\npwd >{state}\nexit $status'
         done = subprocess.run(
             ["bash", "-c", script],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
             errors="replace",
             env={**images.env, "PATH": path},
             timeout=120,
         )
-        return done.returncode, done.stdout
+        return done.returncode, done.stdout, done.stderr
 
     try:
         guide.check(SECTIONS[section], run)

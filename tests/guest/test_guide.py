@@ -16,5 +16,5 @@ SECTIONS = guide.sections("console systemd")
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_section(docker: Machine, section: str) -> None:
-    guide.check(SECTIONS[section], lambda command: docker.tried(f'sudo() {{ "$@"; }}\ncd /root/sysbox\n{command}', 240))
+    guide.check(SECTIONS[section], lambda command: (*docker.tried(f'sudo() {{ "$@"; }}\ncd /root/sysbox\n{command}', 240), ""))
     docker("make -s -C /root/sysbox install")  # what was changed is as it was
