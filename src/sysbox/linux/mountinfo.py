@@ -8,16 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-GENERIC = (
-    "rw",
-    "ro",
-    "xattr",
-    "noprefix",
-    "clone_children",
-    "cpuset_v2_mode",
-    "favordynmods",
-    "nsdelegate",
-)  # options of any cgroup file system
+# options of any cgroup file system
+GENERIC = ("rw", "ro", "xattr", "noprefix", "clone_children", "cpuset_v2_mode", "favordynmods", "nsdelegate")
 
 
 def read(path: str = "/proc/self/mountinfo") -> list[str]:
